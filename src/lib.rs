@@ -1,0 +1,28 @@
+//! Pipeline and expert parallelism: schedules checked, simulated and run; experts placed with a proof.
+//!
+//! Data flows down this table and comes back only as a recorded [`timeline::Timeline`]:
+//! costs → schedule → program → run → timeline.
+//!
+//! A module uses only modules of a lower floor (`tests/tidy.rs` reads this table):
+//!
+//! | floor | modules            | what                                                        |
+//! | ----- | ------------------ | ----------------------------------------------------------- |
+//! | 0     | error ids          | no knowledge of pipelines                                   |
+//! | 1     | op placement       | the words of a schedule                                     |
+//! | 1     | balance            | expert placement; knows nothing of pipelines                |
+//! | 2     | schedule           | who computes what in which order                            |
+//! | 2     | timeline           | who did what when; drawn as text, SVG and Chrome trace      |
+//! | 4     | cost               | time and bytes of each stage; the only place that adds them |
+//! | 5     | sim                | schedule + costs → timeline, memory and a lower bound       |
+//! | 5     | program            | a schedule lowered to receives, tasks, sends and frees      |
+//! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
+//! | 7     | capi               | the C face: convert, check, call                            |
+
+pub mod error;
+pub mod ids;
+pub mod op;
+pub mod placement;
+pub mod schedule;
+pub mod timeline;
+
+pub use error::{Error, ErrorKind};

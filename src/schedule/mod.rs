@@ -1,0 +1,167 @@
+//! A schedule: for every rank, the order of its ops. It knows neither time nor messages nor threads.
+
+mod check;
+mod dualpipe;
+mod dualpipe_v;
+mod one_f_one_b;
+mod play;
+mod tasks;
+
+pub use check::CheckReport;
+pub use dualpipe::dualpipe;
+pub use dualpipe_v::dualpipe_v;
+pub use one_f_one_b::one_f_one_b;
+pub use play::{play, Stuck};
+
+use crate::error::{in_range, Error, Result};
+use crate::ids::{Direction, Microbatch, Rank};
+use crate::op::{Op, Pass};
+use crate::placement::Placement;
+
+/// Most micro-batches that a schedule may have.
+pub const MICROBATCHES_MAX: usize = 1 << 20;
+/// Most passes (parameter copies times micro-batches of their direction) that a schedule may have.
+pub const PASSES_MAX: usize = 1 << 22;
+
+/// What a step consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Work {
+    /// Every micro-batch goes forward and backward.
+    Training,
+    /// Every micro-batch goes forward: inference or evaluation.
+    ForwardOnly,
+}
+
+/// For each rank of a placement, the order in which it computes.
+///
+/// Immutable; share it among threads freely.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    name: String,
+    placement: Placement,
+    num_microbatches: usize,
+    work: Work,
+    orders: Vec<Vec<Op>>,
+}
+
+impl Schedule {
+    /// A schedule from its parts. `orders[rank]` may be anything; [`Schedule::check`] says whether it can run.
+    ///
+    /// `num_microbatches` counts both directions together, 1 to [`MICROBATCHES_MAX`]; direction 0 gets the odd one.
+    pub fn new(
+        name: impl Into<String>,
+        placement: Placement,
+        num_microbatches: usize,
+        work: Work,
+        orders: Vec<Vec<Op>>,
+    ) -> Result<Schedule> {
+        let name = name.into();
+        check_sizes(&name, &placement, num_microbatches)?;
+        let num_ranks = placement.num_ranks();
+        if orders.len() != num_ranks {
+            let range = format!("must be {num_ranks}, one order per rank");
+            return Err(Error::argument(
+                &name,
+                "the number of orders",
+                orders.len(),
+                range,
+            ));
+        }
+        Ok(Schedule {
+            name,
+            placement,
+            num_microbatches,
+            work,
+            orders,
+        })
+    }
+
+    /// The name of the published schedule it is.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who holds which stage.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// P.
+    pub fn num_ranks(&self) -> usize {
+        self.placement.num_ranks()
+    }
+
+    /// Micro-batches of a step, both directions together.
+    pub fn num_microbatches(&self) -> usize {
+        self.num_microbatches
+    }
+
+    /// Micro-batches that enter in `direction`.
+    pub fn microbatches_in(&self, direction: Direction) -> usize {
+        match (self.placement.num_directions(), direction) {
+            (1, Direction::Down) => self.num_microbatches,
+            (1, Direction::Up) => 0,
+            (_, Direction::Down) => self.num_microbatches.div_ceil(2),
+            (_, Direction::Up) => self.num_microbatches / 2,
+        }
+    }
+
+    /// Training or forward only.
+    pub fn work(&self) -> Work {
+        self.work
+    }
+
+    /// The order of every rank.
+    pub fn orders(&self) -> &[Vec<Op>] {
+        &self.orders
+    }
+
+    /// The order of `rank`.
+    pub fn order(&self, rank: Rank) -> &[Op] {
+        &self.orders[rank.index()]
+    }
+
+    /// Slots for a table over all passes, indexed by [`Schedule::pass_index`].
+    pub fn num_passes(&self) -> usize {
+        self.placement.num_copies() * self.microbatches_in(Direction::Down)
+    }
+
+    /// A number of its own for each pass; `None` for a pass that this schedule does not have.
+    pub fn pass_index(&self, pass: Pass) -> Option<usize> {
+        let copy = self.placement.copy_index(pass.copy())?;
+        (pass.microbatch.index() < self.microbatches_in(pass.direction))
+            .then(|| copy * self.microbatches_in(Direction::Down) + pass.microbatch.index())
+    }
+}
+
+/// The limits that keep every table of a schedule small enough to allocate.
+fn check_sizes(name: &str, placement: &Placement, num_microbatches: usize) -> Result<()> {
+    in_range(
+        name,
+        "num_microbatches",
+        num_microbatches,
+        1..=MICROBATCHES_MAX,
+    )?;
+    let per_direction = num_microbatches.div_ceil(placement.num_directions());
+    let limit = PASSES_MAX / placement.num_copies() * placement.num_directions();
+    if per_direction * placement.num_copies() > PASSES_MAX {
+        let range = format!(
+            "must be at most {limit} for {} stages",
+            placement.num_stages()
+        );
+        return Err(Error::argument(
+            name,
+            "num_microbatches",
+            num_microbatches,
+            range,
+        ));
+    }
+    Ok(())
+}
+
+impl Microbatch {
+    /// The micro-batch of a table's `index`, which [`MICROBATCHES_MAX`] keeps small.
+    pub(crate) fn from_index(index: usize) -> Microbatch {
+        Microbatch(index as u32)
+    }
+}

@@ -1,0 +1,133 @@
+//! A timeline: who did what when, simulated or recorded, the same type; and its pictures.
+
+pub mod svg;
+pub mod text;
+pub mod trace;
+
+use crate::error::{Error, Result};
+use crate::ids::Rank;
+use crate::op::{Message, Task};
+use crate::placement::Placement;
+
+/// Where a timeline comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// Computed from costs.
+    Simulated,
+    /// Measured while a program ran.
+    Recorded,
+}
+
+/// A task and when it ran, in nanoseconds from the start of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// What ran.
+    pub task: Task,
+    /// When it started.
+    pub start_ns: u64,
+    /// When it ended.
+    pub end_ns: u64,
+}
+
+/// A message between two ranks and when it travelled, in nanoseconds from the start of the step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageSpan {
+    /// What travelled.
+    pub message: Message,
+    /// The sender.
+    pub from: Rank,
+    /// The receiver.
+    pub to: Rank,
+    /// When it left.
+    pub start_ns: u64,
+    /// When it had arrived.
+    pub end_ns: u64,
+}
+
+/// Who did what when, in one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    /// What the pictures are headed by: the schedule's name and sizes.
+    pub title: String,
+    /// Simulated or recorded.
+    pub source: Source,
+    /// Who holds which stage.
+    pub placement: Placement,
+    /// `spans[rank]`, in the order in which they ran.
+    pub spans: Vec<Vec<Span>>,
+    /// Messages between ranks, in no particular order that a reader may rely on, but always the same.
+    pub messages: Vec<MessageSpan>,
+}
+
+impl Timeline {
+    /// When the last task ends.
+    pub fn makespan_ns(&self) -> u64 {
+        self.spans
+            .iter()
+            .flatten()
+            .map(|span| span.end_ns)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Time that `rank` spends on tasks.
+    pub fn busy_ns(&self, rank: Rank) -> u64 {
+        self.spans[rank.index()]
+            .iter()
+            .map(|span| span.end_ns - span.start_ns)
+            .sum()
+    }
+
+    /// The bubble of `rank`: time of the step in which it does nothing.
+    pub fn idle_ns(&self, rank: Rank) -> u64 {
+        self.makespan_ns().saturating_sub(self.busy_ns(rank))
+    }
+
+    /// The bubble's share of the step, mean over ranks, 0 to 1.
+    pub fn bubble_share(&self) -> f64 {
+        let total = self.makespan_ns() as f64 * self.spans.len() as f64;
+        let idle: u64 = (0..self.spans.len())
+            .map(|rank| self.idle_ns(Rank::from_index(rank)))
+            .sum();
+        if total > 0.0 {
+            idle as f64 / total
+        } else {
+            0.0
+        }
+    }
+
+    /// One timeline of several that each recorded some ranks of the same step on a common clock.
+    ///
+    /// Fails unless they agree on the placement and no rank is recorded twice.
+    pub fn merge(parts: &[Timeline]) -> Result<Timeline> {
+        let (first, rest) = parts.split_first().ok_or_else(|| {
+            Error::argument(
+                "timeline merge",
+                "the number of timelines",
+                0,
+                "must be at least 1",
+            )
+        })?;
+        let mut merged = first.clone();
+        for (i, part) in rest.iter().enumerate() {
+            if part.placement != merged.placement {
+                let range = "its ranks and stages must be those of the first";
+                return Err(Error::argument("timeline merge", "timeline", i + 1, range));
+            }
+            for (rank, spans) in part
+                .spans
+                .iter()
+                .enumerate()
+                .filter(|(_, spans)| !spans.is_empty())
+            {
+                if !merged.spans[rank].is_empty() {
+                    let range = format!("rank {rank} is already in an earlier one");
+                    return Err(Error::argument("timeline merge", "timeline", i + 1, range));
+                }
+                merged.spans[rank].clone_from(spans);
+            }
+            merged.messages.extend(&part.messages);
+        }
+        Ok(merged)
+    }
+}
