@@ -38,10 +38,7 @@ pub struct Error {
 impl Error {
     /// An error with its whole text.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Error {
-        Error {
-            kind,
-            message: message.into(),
-        }
+        Error { kind, message: message.into() }
     }
 
     /// `value` of `argument`, as given to `what`, is out of range: `"dualpipe: num_ranks is 3, must be even"`.
@@ -51,19 +48,13 @@ impl Error {
         value: impl fmt::Display,
         range: impl fmt::Display,
     ) -> Error {
-        Error::new(
-            ErrorKind::InvalidArgument,
-            format!("{what}: {argument} is {value}, {range}"),
-        )
+        Error::new(ErrorKind::InvalidArgument, format!("{what}: {argument} is {value}, {range}"))
     }
 
     /// The same error, said by `what` instead of the part of it that found it.
     pub(crate) fn within(self, what: &str) -> Error {
         match self.message.split_once(": ") {
-            Some((_, rest)) => Error {
-                message: format!("{what}: {rest}"),
-                ..self
-            },
+            Some((_, rest)) => Error { message: format!("{what}: {rest}"), ..self },
             None => self,
         }
     }
@@ -87,10 +78,5 @@ pub(crate) fn in_range<T: PartialOrd + fmt::Display + Copy>(
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(Error::argument(
-        what,
-        argument,
-        value,
-        format!("must be {} to {}", range.start(), range.end()),
-    ))
+    Err(Error::argument(what, argument, value, format!("must be {} to {}", range.start(), range.end())))
 }

@@ -30,10 +30,7 @@ pub struct Pass {
 impl Pass {
     /// The parameter copy that the pass uses.
     pub fn copy(self) -> StageCopy {
-        StageCopy {
-            direction: self.direction,
-            stage: self.stage,
-        }
+        StageCopy { direction: self.direction, stage: self.stage }
     }
 }
 
@@ -81,11 +78,7 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token = |kind: char, p: &Pass| {
-            let kind = if p.direction == Direction::Up {
-                kind.to_ascii_lowercase()
-            } else {
-                kind
-            };
+            let kind = if p.direction == Direction::Up { kind.to_ascii_lowercase() } else { kind };
             format!("{}{kind}{}", p.stage, p.microbatch)
         };
         f.pad(&match self {
@@ -111,9 +104,7 @@ impl fmt::Display for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Task::Op(op) => op.fmt(f),
-            Task::ReduceGrads(copy) => {
-                f.pad(&format!("REDUCE_GRADS {}/{}", copy.direction, copy.stage))
-            }
+            Task::ReduceGrads(copy) => f.pad(&format!("REDUCE_GRADS {}/{}", copy.direction, copy.stage)),
         }
     }
 }

@@ -40,11 +40,7 @@ impl Placement {
     pub fn bidirectional(num_ranks: usize) -> Result<Placement> {
         check_sizes(num_ranks, 1)?;
         let down = (0..num_ranks).map(Rank::from_index);
-        Ok(Placement::from_ranks(
-            num_ranks,
-            num_ranks,
-            down.clone().chain(down.rev()).collect(),
-        ))
+        Ok(Placement::from_ranks(num_ranks, num_ranks, down.clone().chain(down.rev()).collect()))
     }
 
     fn one_direction(
@@ -54,9 +50,7 @@ impl Placement {
     ) -> Result<Placement> {
         check_sizes(num_ranks, stages_per_rank)?;
         let num_stages = num_ranks * stages_per_rank;
-        let ranks = (0..num_stages)
-            .map(|stage| Rank::from_index(rank_of(stage)))
-            .collect();
+        let ranks = (0..num_stages).map(|stage| Rank::from_index(rank_of(stage))).collect();
         Ok(Placement::from_ranks(num_ranks, num_stages, ranks))
     }
 
@@ -64,17 +58,9 @@ impl Placement {
         let mut copies = vec![Vec::new(); num_ranks];
         for (i, rank) in rank_of.iter().enumerate() {
             let direction = Direction::ALL[i / num_stages];
-            copies[rank.index()].push(StageCopy {
-                direction,
-                stage: Stage((i % num_stages) as u16),
-            });
+            copies[rank.index()].push(StageCopy { direction, stage: Stage((i % num_stages) as u16) });
         }
-        Placement {
-            num_ranks,
-            num_stages,
-            rank_of,
-            copies,
-        }
+        Placement { num_ranks, num_stages, rank_of, copies }
     }
 
     /// P.
@@ -116,27 +102,19 @@ impl Placement {
     /// Position of `copy` among its rank's copies: in DualPipe the direction, in DualPipeV 0 on the way down and
     /// 1 on the way back. `None` if the placement has no such copy.
     pub fn local_index(&self, copy: StageCopy) -> Option<usize> {
-        self.copies_on(self.rank_of(copy)?)
-            .iter()
-            .position(|c| *c == copy)
+        self.copies_on(self.rank_of(copy)?).iter().position(|c| *c == copy)
     }
 
     /// The copy of the stage after `copy`'s in its direction, if there is one.
     pub fn next(&self, copy: StageCopy) -> Option<StageCopy> {
         let stage = copy.stage.index() + 1;
-        (stage < self.num_stages).then_some(StageCopy {
-            stage: Stage(stage as u16),
-            ..copy
-        })
+        (stage < self.num_stages).then_some(StageCopy { stage: Stage(stage as u16), ..copy })
     }
 
     /// The copy of the stage before `copy`'s in its direction, if there is one.
     pub fn previous(&self, copy: StageCopy) -> Option<StageCopy> {
         let stage = copy.stage.0.checked_sub(1)?;
-        Some(StageCopy {
-            stage: Stage(stage),
-            ..copy
-        })
+        Some(StageCopy { stage: Stage(stage), ..copy })
     }
 }
 
@@ -149,11 +127,6 @@ impl Rank {
 
 fn check_sizes(num_ranks: usize, stages_per_rank: usize) -> Result<()> {
     in_range("placement", "num_ranks", num_ranks, 1..=RANKS_MAX as usize)?;
-    in_range(
-        "placement",
-        "stages_per_rank",
-        stages_per_rank,
-        1..=STAGES_MAX as usize / num_ranks,
-    )?;
+    in_range("placement", "stages_per_rank", stages_per_rank, 1..=STAGES_MAX as usize / num_ranks)?;
     Ok(())
 }

@@ -39,12 +39,7 @@ use crate::placement::{Placement, RANKS_MAX};
 pub fn dualpipe(num_ranks: usize, num_microbatches: usize, work: Work) -> Result<Schedule> {
     in_range("dualpipe", "num_ranks", num_ranks, 2..=RANKS_MAX as usize)?;
     if num_ranks % 2 != 0 {
-        return Err(Error::argument(
-            "dualpipe",
-            "num_ranks",
-            num_ranks,
-            "must be even and at least 2",
-        ));
+        return Err(Error::argument("dualpipe", "num_ranks", num_ranks, "must be even and at least 2"));
     }
     let fewest = match work {
         Work::Training => 2 * num_ranks - 2,
@@ -52,22 +47,13 @@ pub fn dualpipe(num_ranks: usize, num_microbatches: usize, work: Work) -> Result
     };
     if num_microbatches % 2 != 0 || num_microbatches < fewest {
         let range = format!("must be even and at least {fewest} for {num_ranks} ranks");
-        return Err(Error::argument(
-            "dualpipe",
-            "num_microbatches",
-            num_microbatches,
-            range,
-        ));
+        return Err(Error::argument("dualpipe", "num_microbatches", num_microbatches, range));
     }
     let placement = Placement::bidirectional(num_ranks)?;
     check_sizes("dualpipe", &placement, num_microbatches)?;
     let orders = (0..num_ranks).map(|rank| {
         let [down, up] = [0, 1].map(|i| placement.copies_on(Rank::from_index(rank))[i]);
-        let (near, far) = if rank < num_ranks / 2 {
-            (down, up)
-        } else {
-            (up, down)
-        };
+        let (near, far) = if rank < num_ranks / 2 { (down, up) } else { (up, down) };
         let streams = Streams {
             near,
             far,
@@ -104,13 +90,7 @@ impl Streams {
     }
 
     fn eight_steps(&self) -> Vec<Op> {
-        let &Streams {
-            near,
-            far,
-            depth,
-            num_ranks,
-            per_stream,
-        } = self;
+        let &Streams { near, far, depth, num_ranks, per_stream } = self;
         let middle = num_ranks / 2 - 1;
         let mut o = Order::new(near, far, 4 * per_stream);
 
@@ -157,22 +137,13 @@ impl Streams {
         for _ in 0..depth + 1 {
             o.weight_backward(); // 8
         }
-        assert!(
-            o.put_off.is_empty(),
-            "every weight gradient that was put off is done"
-        );
+        assert!(o.put_off.is_empty(), "every weight gradient that was put off is done");
         o.ops
     }
 
     /// Near until the far stream arrives, then in turns.
     fn forwards(&self) -> Vec<Op> {
-        let &Streams {
-            near,
-            far,
-            depth,
-            num_ranks,
-            per_stream,
-        } = self;
+        let &Streams { near, far, depth, num_ranks, per_stream } = self;
         let mut o = Order::new(near, far, 2 * per_stream);
         let alone = (num_ranks - 1 - 2 * depth).min(per_stream);
         for _ in 0..alone {
@@ -206,11 +177,7 @@ struct Counts {
 
 impl Order {
     fn new(near: StageCopy, far: StageCopy, capacity: usize) -> Order {
-        let counts = |copy| Counts {
-            copy,
-            forwards: 0,
-            backwards: 0,
-        };
+        let counts = |copy| Counts { copy, forwards: 0, backwards: 0 };
         Order {
             ops: Vec::with_capacity(capacity),
             near: counts(near),
@@ -269,9 +236,5 @@ impl Order {
 
 fn pass(copy: StageCopy, microbatch: usize) -> Pass {
     let StageCopy { direction, stage } = copy;
-    Pass {
-        direction,
-        stage,
-        microbatch: Microbatch::from_index(microbatch),
-    }
+    Pass { direction, stage, microbatch: Microbatch::from_index(microbatch) }
 }

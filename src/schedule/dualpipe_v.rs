@@ -22,26 +22,14 @@ pub fn dualpipe_v(num_ranks: usize, num_microbatches: usize, work: Work) -> Resu
     };
     if num_microbatches < fewest {
         let range = format!("must be at least {fewest} for {num_ranks} ranks");
-        return Err(Error::argument(
-            "dualpipe_v",
-            "num_microbatches",
-            num_microbatches,
-            range,
-        ));
+        return Err(Error::argument("dualpipe_v", "num_microbatches", num_microbatches, range));
     }
     let placement = Placement::v(num_ranks)?;
     check_sizes("dualpipe_v", &placement, num_microbatches)?;
     let orders = (0..num_ranks).map(|rank| {
         let [near, far] = [0, 1].map(|i| placement.copies_on(Rank::from_index(rank))[i]);
         let (num_ranks, per_stream) = (2 * num_ranks, num_microbatches);
-        Streams {
-            near,
-            far,
-            depth: rank,
-            num_ranks,
-            per_stream,
-        }
-        .order(work)
+        Streams { near, far, depth: rank, num_ranks, per_stream }.order(work)
     });
     let orders = orders.collect();
     Schedule::new("dualpipe_v", placement, num_microbatches, work, orders)

@@ -1,8 +1,10 @@
 //! A schedule: for every rank, the order of its ops. It knows neither time nor messages nor threads.
 
+mod blocking;
 mod check;
 mod dualpipe;
 mod dualpipe_v;
+mod messages;
 mod one_f_one_b;
 mod play;
 mod tasks;
@@ -60,20 +62,9 @@ impl Schedule {
         let num_ranks = placement.num_ranks();
         if orders.len() != num_ranks {
             let range = format!("must be {num_ranks}, one order per rank");
-            return Err(Error::argument(
-                &name,
-                "the number of orders",
-                orders.len(),
-                range,
-            ));
+            return Err(Error::argument(&name, "the number of orders", orders.len(), range));
         }
-        Ok(Schedule {
-            name,
-            placement,
-            num_microbatches,
-            work,
-            orders,
-        })
+        Ok(Schedule { name, placement, num_microbatches, work, orders })
     }
 
     /// The name of the published schedule it is.
@@ -136,25 +127,12 @@ impl Schedule {
 
 /// The limits that keep every table of a schedule small enough to allocate.
 fn check_sizes(name: &str, placement: &Placement, num_microbatches: usize) -> Result<()> {
-    in_range(
-        name,
-        "num_microbatches",
-        num_microbatches,
-        1..=MICROBATCHES_MAX,
-    )?;
+    in_range(name, "num_microbatches", num_microbatches, 1..=MICROBATCHES_MAX)?;
     let per_direction = num_microbatches.div_ceil(placement.num_directions());
     let limit = PASSES_MAX / placement.num_copies() * placement.num_directions();
     if per_direction * placement.num_copies() > PASSES_MAX {
-        let range = format!(
-            "must be at most {limit} for {} stages",
-            placement.num_stages()
-        );
-        return Err(Error::argument(
-            name,
-            "num_microbatches",
-            num_microbatches,
-            range,
-        ));
+        let range = format!("must be at most {limit} for {} stages", placement.num_stages());
+        return Err(Error::argument(name, "num_microbatches", num_microbatches, range));
     }
     Ok(())
 }

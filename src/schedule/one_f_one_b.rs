@@ -20,11 +20,7 @@ pub fn one_f_one_b(num_ranks: usize, num_microbatches: usize, work: Work) -> Res
     check_sizes("1f1b", &placement, num_microbatches)?;
     let orders = (0..num_ranks).map(|rank| {
         let stage = placement.copies_on(Rank::from_index(rank))[0].stage;
-        let pass = |i| Pass {
-            direction: Direction::Down,
-            stage,
-            microbatch: Microbatch::from_index(i),
-        };
+        let pass = |i| Pass { direction: Direction::Down, stage, microbatch: Microbatch::from_index(i) };
         let forwards = (0..num_microbatches).map(|i| Op::F(pass(i)));
         if work == Work::ForwardOnly {
             return forwards.collect();

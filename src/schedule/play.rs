@@ -23,10 +23,7 @@ pub struct Stuck {
 /// some wait for ever. Time: proportional to the number of ops.
 pub fn play(schedule: &Schedule, mut visit: impl FnMut(Rank, usize, Op)) -> Result<(), Vec<Stuck>> {
     let num_ranks = schedule.num_ranks();
-    let mut done = Done {
-        schedule,
-        flags: vec![0; schedule.num_passes()],
-    };
+    let mut done = Done { schedule, flags: vec![0; schedule.num_passes()] };
     let mut position = vec![0; num_ranks];
     let mut is_queued = vec![true; num_ranks];
     let mut queue: Vec<Rank> = (0..num_ranks).rev().map(Rank::from_index).collect();
@@ -52,12 +49,7 @@ pub fn play(schedule: &Schedule, mut visit: impl FnMut(Rank, usize, Op)) -> Resu
         let position = position[rank.index()];
         let &op = schedule.order(rank).get(position)?;
         let waits_for = done.missing(op)?;
-        Some(Stuck {
-            rank,
-            position,
-            op,
-            waits_for,
-        })
+        Some(Stuck { rank, position, op, waits_for })
     });
     let stuck: Vec<Stuck> = stuck.collect();
     if stuck.is_empty() {
@@ -67,78 +59,39 @@ pub fn play(schedule: &Schedule, mut visit: impl FnMut(Rank, usize, Op)) -> Resu
     }
 }
 
-const FORWARD: u8 = 1;
-const INPUT_GRADIENT: u8 = 2;
-
-/// Which passes have gone forward, and which have their input gradient.
+/// Which passes have gone forward, and which have their input gradient: a bit per [`MessageKind`].
 struct Done<'a> {
     schedule: &'a Schedule,
     flags: Vec<u8>,
 }
 
 impl Done<'_> {
-    /// What `op` still needs: `Some(None)` is a forward of its own rank.
+    /// What `op` still needs: `Some(None)` is an op of its own rank.
     fn missing(&self, op: Op) -> Option<Option<Message>> {
-        let placement = self.schedule.placement();
-        if let Some(pass) = op.forward() {
-            if let Some(copy) = placement.previous(pass.copy()) {
-                let before = Pass {
-                    stage: copy.stage,
-                    ..pass
-                };
-                if !self.has(before, FORWARD) {
-                    return Some(Some(Message {
-                        kind: MessageKind::Activation,
-                        pass: before,
-                    }));
-                }
-            }
+        let comes = |&(message, _): &(Message, Rank)| !self.has(message.kind, message.pass);
+        if let Some((message, _)) = self.schedule.messages_to(op).into_iter().flatten().find(comes) {
+            return Some(Some(message));
         }
-        if let Some(pass) = op.backward_input() {
-            if !self.has(pass, FORWARD) {
-                return Some(None);
-            }
-            if let Some(copy) = placement.next(pass.copy()) {
-                let after = Pass {
-                    stage: copy.stage,
-                    ..pass
-                };
-                if !self.has(after, INPUT_GRADIENT) {
-                    return Some(Some(Message {
-                        kind: MessageKind::Gradient,
-                        pass: after,
-                    }));
-                }
-            }
-        }
-        match op {
-            Op::W(pass) if !self.has(pass, INPUT_GRADIENT) => Some(None),
-            _ => None,
-        }
+        let own = match op {
+            Op::F(_) => true,
+            Op::B(pass) | Op::I(pass) | Op::FB(_, pass) => self.has(MessageKind::Activation, pass),
+            Op::W(pass) => self.has(MessageKind::Gradient, pass),
+        };
+        (!own).then_some(None)
     }
 
-    fn has(&self, pass: Pass, flag: u8) -> bool {
-        self.schedule
-            .pass_index(pass)
-            .is_some_and(|i| self.flags[i] & flag != 0)
+    fn has(&self, kind: MessageKind, pass: Pass) -> bool {
+        self.schedule.pass_index(pass).is_some_and(|i| self.flags[i] & (1 << kind as u8) != 0)
     }
 
     /// Marks `op` done; the ranks that may have waited for it.
     fn finish(&mut self, op: Op) -> [Option<Rank>; 2] {
-        let placement = self.schedule.placement();
-        let mut mark = |pass: Pass, flag| {
-            if let Some(i) = self.schedule.pass_index(pass) {
-                self.flags[i] |= flag;
+        let passes = [(MessageKind::Activation, op.forward()), (MessageKind::Gradient, op.backward_input())];
+        for (kind, pass) in passes {
+            if let Some(i) = pass.and_then(|pass| self.schedule.pass_index(pass)) {
+                self.flags[i] |= 1 << kind as u8;
             }
-        };
-        let next = op.forward().and_then(|pass| {
-            mark(pass, FORWARD);
-            placement.rank_of(placement.next(pass.copy())?)
-        });
-        let previous = op.backward_input().and_then(|pass| {
-            mark(pass, INPUT_GRADIENT);
-            placement.rank_of(placement.previous(pass.copy())?)
-        });
-        [next, previous]
+        }
+        self.schedule.messages_from(op).map(|made| Some(made?.1))
     }
 }

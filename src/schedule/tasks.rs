@@ -12,17 +12,11 @@ impl Schedule {
         let copies = self.placement().copies_on(rank);
         let is_replicated = self.placement().num_directions() == 2 && self.work() == Work::Training;
         let last_weight_gradient = |copy: StageCopy| {
-            order
-                .iter()
-                .rposition(|op| op.backward_weight().is_some_and(|pass| pass.copy() == copy))
+            order.iter().rposition(|op| op.backward_weight().is_some_and(|pass| pass.copy() == copy))
         };
         let mut final_at: Vec<(usize, StageCopy)> = Vec::new();
         if is_replicated {
-            final_at.extend(
-                copies
-                    .iter()
-                    .filter_map(|&copy| Some((last_weight_gradient(copy)?, copy))),
-            );
+            final_at.extend(copies.iter().filter_map(|&copy| Some((last_weight_gradient(copy)?, copy))));
             // Both ranks of a stage pair must reduce in one order, also where one op ends both copies: by stage.
             final_at.sort_unstable_by_key(|&(position, copy)| (position, copy.stage));
         }
@@ -39,10 +33,7 @@ impl Schedule {
 
     /// The copies of `copy`'s stage in the other direction, with which its gradients are summed.
     pub fn twin(&self, copy: StageCopy) -> Option<(StageCopy, Rank)> {
-        let twin = StageCopy {
-            direction: Direction::opposite(copy.direction),
-            ..copy
-        };
+        let twin = StageCopy { direction: Direction::opposite(copy.direction), ..copy };
         Some((twin, self.placement().rank_of(twin)?))
     }
 }

@@ -62,20 +62,12 @@ pub struct Timeline {
 impl Timeline {
     /// When the last task ends.
     pub fn makespan_ns(&self) -> u64 {
-        self.spans
-            .iter()
-            .flatten()
-            .map(|span| span.end_ns)
-            .max()
-            .unwrap_or(0)
+        self.spans.iter().flatten().map(|span| span.end_ns).max().unwrap_or(0)
     }
 
     /// Time that `rank` spends on tasks.
     pub fn busy_ns(&self, rank: Rank) -> u64 {
-        self.spans[rank.index()]
-            .iter()
-            .map(|span| span.end_ns - span.start_ns)
-            .sum()
+        self.spans[rank.index()].iter().map(|span| span.end_ns - span.start_ns).sum()
     }
 
     /// The bubble of `rank`: time of the step in which it does nothing.
@@ -86,9 +78,7 @@ impl Timeline {
     /// The bubble's share of the step, mean over ranks, 0 to 1.
     pub fn bubble_share(&self) -> f64 {
         let total = self.makespan_ns() as f64 * self.spans.len() as f64;
-        let idle: u64 = (0..self.spans.len())
-            .map(|rank| self.idle_ns(Rank::from_index(rank)))
-            .sum();
+        let idle: u64 = (0..self.spans.len()).map(|rank| self.idle_ns(Rank::from_index(rank))).sum();
         if total > 0.0 {
             idle as f64 / total
         } else {
@@ -101,12 +91,7 @@ impl Timeline {
     /// Fails unless they agree on the placement and no rank is recorded twice.
     pub fn merge(parts: &[Timeline]) -> Result<Timeline> {
         let (first, rest) = parts.split_first().ok_or_else(|| {
-            Error::argument(
-                "timeline merge",
-                "the number of timelines",
-                0,
-                "must be at least 1",
-            )
+            Error::argument("timeline merge", "the number of timelines", 0, "must be at least 1")
         })?;
         let mut merged = first.clone();
         for (i, part) in rest.iter().enumerate() {
@@ -114,12 +99,7 @@ impl Timeline {
                 let range = "its ranks and stages must be those of the first";
                 return Err(Error::argument("timeline merge", "timeline", i + 1, range));
             }
-            for (rank, spans) in part
-                .spans
-                .iter()
-                .enumerate()
-                .filter(|(_, spans)| !spans.is_empty())
-            {
+            for (rank, spans) in part.spans.iter().enumerate().filter(|(_, spans)| !spans.is_empty()) {
                 if !merged.spans[rank].is_empty() {
                     let range = format!("rank {rank} is already in an earlier one");
                     return Err(Error::argument("timeline merge", "timeline", i + 1, range));
