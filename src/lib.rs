@@ -18,11 +18,14 @@
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
 //! | 7     | capi               | the C face: convert, check, call                            |
 
+pub mod cost;
 pub mod error;
 pub mod ids;
 pub mod op;
 pub mod placement;
+pub mod program;
 pub mod schedule;
+pub mod sim;
 pub mod timeline;
 
 pub use error::{Error, ErrorKind};

@@ -136,6 +136,15 @@ impl Message {
             MessageKind::Gradient => Stage(self.pass.stage.0.wrapping_sub(1)),
         }
     }
+
+    /// The copy after which the boundary lies that it crosses, forward or back.
+    pub fn boundary(self) -> StageCopy {
+        let stage = match self.kind {
+            MessageKind::Activation => self.pass.stage,
+            MessageKind::Gradient => self.to_stage(),
+        };
+        StageCopy { direction: self.pass.direction, stage }
+    }
 }
 
 impl fmt::Display for Message {

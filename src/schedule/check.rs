@@ -1,7 +1,7 @@
 //! Whether a schedule can run: complete, in order, free of deadlock; and what it keeps alive.
 
-use super::play::{play, Stuck};
-use super::{blocking, Schedule, Work};
+use super::play::{play, Stuck, Wait};
+use super::{Schedule, Work};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{Direction, Microbatch, Rank, Stage};
 use crate::op::{Op, Pass, StageCopy};
@@ -19,9 +19,10 @@ impl Schedule {
     ///
     /// - Every pass has its F and then, in training, its B, or its I and then its W: exactly once, on the rank that
     ///   holds the stage.
-    /// - No rank waits for ever when sends never block.
-    /// - Nor when a rank blocks, before an op that needs messages, on one grouped exchange of these and of
-    ///   what earlier ops made, as DeepSeek's DualPipe does; REDUCE_GRADS blocks until both copies are there.
+    /// - No rank waits for ever: for a message, or for the other copy of a stage to reduce gradients with.
+    ///
+    /// That every message has its pair, and that blocking exchanges do not deadlock either, is a matter of where
+    /// receives and sends are put: `program::lower` does it, `program::check` proves it.
     ///
     /// Time: proportional to the number of ops.
     ///
@@ -29,8 +30,7 @@ impl Schedule {
     /// [`ErrorKind::InvalidSchedule`].
     pub fn check(&self) -> Result<CheckReport> {
         self.each_pass_once_in_order()?;
-        play(self, |_, _, _| {}).map_err(|stuck| self.deadlock("sends that never block", &stuck))?;
-        blocking::play(self).map_err(|why| self.invalid(why))?;
+        play(self, |_| {}).map_err(|stuck| self.deadlock(&stuck))?;
         let peak_live = self.orders().iter().map(|order| peak_live(order, self.work())).collect();
         Ok(CheckReport { peak_live })
     }
@@ -93,16 +93,18 @@ impl Schedule {
         })
     }
 
-    fn deadlock(&self, semantics: &str, stuck: &[Stuck]) -> Error {
+    /// The error for ranks that wait for ever, of which it names the first few.
+    pub(crate) fn deadlock(&self, stuck: &[Stuck]) -> Error {
         let waits = stuck.iter().take(8).map(|s| {
             let what = match s.waits_for {
-                Some(message) => format!("the {message}"),
-                None => "an op of its own that comes later".to_string(),
+                Wait::Message(message) => format!("the {message}"),
+                Wait::OwnOp => "an op that it has in a later place".to_string(),
+                Wait::Reduction(rank) => format!("rank {rank} to reduce the same stage's gradients"),
             };
-            format!("rank {}, position {} ({}): waits for {what}", s.rank, s.position, s.op)
+            format!("rank {}, position {} ({}): waits for {what}", s.rank, s.position, s.task)
         });
         let waits = waits.collect::<Vec<_>>().join("; ");
-        self.invalid(format!("{waits}; none of it can ever come: deadlock with {semantics}"))
+        self.invalid(format!("{waits}; none of it can ever come: deadlock"))
     }
 
     fn invalid(&self, why: String) -> Error {

@@ -1,6 +1,5 @@
 //! A schedule: for every rank, the order of its ops. It knows neither time nor messages nor threads.
 
-mod blocking;
 mod check;
 mod dualpipe;
 mod dualpipe_v;
@@ -13,7 +12,7 @@ pub use check::CheckReport;
 pub use dualpipe::dualpipe;
 pub use dualpipe_v::dualpipe_v;
 pub use one_f_one_b::one_f_one_b;
-pub use play::{play, Stuck};
+pub use play::{play, Stuck, Visit, Wait};
 
 use crate::error::{in_range, Error, Result};
 use crate::ids::{Direction, Microbatch, Rank};
@@ -70,6 +69,13 @@ impl Schedule {
     /// The name of the published schedule it is.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Name and sizes, for people.
+    pub fn title(&self) -> String {
+        let forward_only = if self.work == Work::ForwardOnly { ", forward only" } else { "" };
+        let (num_ranks, num_microbatches) = (self.num_ranks(), self.num_microbatches);
+        format!("{}, {num_ranks} ranks, {num_microbatches} micro-batches{forward_only}", self.name)
     }
 
     /// Who holds which stage.

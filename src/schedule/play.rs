@@ -1,55 +1,82 @@
-//! Walks a schedule in an order in which it can run: each op after those that it needs.
+//! Walks a schedule in an order in which it can run: each task after those that it needs.
 
 use super::Schedule;
 use crate::ids::Rank;
-use crate::op::{Message, MessageKind, Op, Pass};
+use crate::op::{Message, MessageKind, Op, Pass, StageCopy, Task};
+
+/// A task as [`play`] comes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// Who does it.
+    pub rank: Rank,
+    /// What it does.
+    pub task: Task,
+    /// In which round. A rank does at most one task in a round, and a task needs only earlier rounds.
+    pub round: usize,
+}
 
 /// A rank that can go no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck {
     /// Who waits.
     pub rank: Rank,
-    /// At which position of its order.
+    /// At which position of its order: before the op there.
     pub position: usize,
-    /// The op there.
-    pub op: Op,
-    /// The message that never comes; `None` if it is the rank's own forward that comes too late.
-    pub waits_for: Option<Message>,
+    /// The task that cannot start.
+    pub task: Task,
+    /// What it waits for.
+    pub waits_for: Wait,
 }
 
-/// Calls `visit(rank, position, op)` for every op, each after all it depends on, as if sends never blocked.
+/// What a task needs before it can start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// A message.
+    Message(Message),
+    /// An op that the same rank has in a later place.
+    OwnOp,
+    /// The other copy's REDUCE_GRADS, on this rank.
+    Reduction(Rank),
+}
+
+/// Calls `visit` for every task, each after all that it depends on, in rounds: every rank that can do its next task
+/// does it, then the next round begins. REDUCE_GRADS waits until the other copy of the stage has come to its own.
 ///
 /// Every pass of every op must be one of the schedule's. Ends with the ranks that are stuck, in order of rank, if
-/// some wait for ever. Time: proportional to the number of ops.
-pub fn play(schedule: &Schedule, mut visit: impl FnMut(Rank, usize, Op)) -> Result<(), Vec<Stuck>> {
-    let num_ranks = schedule.num_ranks();
-    let mut done = Done { schedule, flags: vec![0; schedule.num_passes()] };
-    let mut position = vec![0; num_ranks];
-    let mut is_queued = vec![true; num_ranks];
-    let mut queue: Vec<Rank> = (0..num_ranks).rev().map(Rank::from_index).collect();
-    while let Some(rank) = queue.pop() {
-        is_queued[rank.index()] = false;
-        let order = schedule.order(rank);
-        let at = &mut position[rank.index()];
-        while let Some(&op) = order.get(*at) {
-            if done.missing(op).is_some() {
-                break;
-            }
-            visit(rank, *at, op);
-            *at += 1;
-            for woken in done.finish(op).into_iter().flatten() {
-                if woken != rank && !is_queued[woken.index()] {
-                    is_queued[woken.index()] = true;
-                    queue.push(woken);
+/// some wait for ever. Time: proportional to the number of tasks.
+pub fn play(schedule: &Schedule, mut visit: impl FnMut(Visit)) -> Result<(), Vec<Stuck>> {
+    let ranks = (0..schedule.num_ranks()).map(Rank::from_index);
+    let tasks: Vec<Vec<Task>> = ranks.clone().map(|rank| schedule.tasks(rank)).collect();
+    let mut at = vec![0; schedule.num_ranks()];
+    let mut done = Done::new(schedule);
+    let (mut this_round, mut next_round) = (Wake::all(schedule), Wake::none(schedule));
+    let mut ready = Vec::new();
+    for round in 0.. {
+        while let Some(rank) = this_round.pop() {
+            if let Some(&task) = tasks[rank.index()].get(at[rank.index()]) {
+                match done.missing(task) {
+                    None => ready.push((rank, task)),
+                    Some(_) => done.arrive(task, |twin| next_round.push(twin)),
                 }
             }
         }
+        if ready.is_empty() && next_round.is_empty() {
+            break;
+        }
+        for (rank, task) in ready.drain(..) {
+            visit(Visit { rank, task, round });
+            at[rank.index()] += 1;
+            done.finish(task, |woken| next_round.push(woken));
+            next_round.push(rank);
+        }
+        std::mem::swap(&mut this_round, &mut next_round);
     }
-    let stuck = (0..num_ranks).map(Rank::from_index).filter_map(|rank| {
-        let position = position[rank.index()];
-        let &op = schedule.order(rank).get(position)?;
-        let waits_for = done.missing(op)?;
-        Some(Stuck { rank, position, op, waits_for })
+    let stuck = ranks.filter_map(|rank| {
+        let (before, rest) = tasks[rank.index()].split_at(at[rank.index()]);
+        let &task = rest.first()?;
+        let waits_for = done.missing(task)?;
+        let position = before.iter().filter(|task| matches!(task, Task::Op(_))).count();
+        Some(Stuck { rank, position, task, waits_for })
     });
     let stuck: Vec<Stuck> = stuck.collect();
     if stuck.is_empty() {
@@ -59,39 +86,104 @@ pub fn play(schedule: &Schedule, mut visit: impl FnMut(Rank, usize, Op)) -> Resu
     }
 }
 
-/// Which passes have gone forward, and which have their input gradient: a bit per [`MessageKind`].
-struct Done<'a> {
-    schedule: &'a Schedule,
-    flags: Vec<u8>,
+/// The ranks to look at in a round, each once.
+struct Wake {
+    ranks: Vec<Rank>,
+    is_in: Vec<bool>,
 }
 
-impl Done<'_> {
-    /// What `op` still needs: `Some(None)` is an op of its own rank.
-    fn missing(&self, op: Op) -> Option<Option<Message>> {
-        let comes = |&(message, _): &(Message, Rank)| !self.has(message.kind, message.pass);
-        if let Some((message, _)) = self.schedule.messages_to(op).into_iter().flatten().find(comes) {
-            return Some(Some(message));
+impl Wake {
+    fn none(schedule: &Schedule) -> Wake {
+        Wake { ranks: Vec::new(), is_in: vec![false; schedule.num_ranks()] }
+    }
+
+    fn all(schedule: &Schedule) -> Wake {
+        let ranks = (0..schedule.num_ranks()).rev().map(Rank::from_index).collect();
+        Wake { ranks, is_in: vec![true; schedule.num_ranks()] }
+    }
+
+    fn push(&mut self, rank: Rank) {
+        if !std::mem::replace(&mut self.is_in[rank.index()], true) {
+            self.ranks.push(rank);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Rank> {
+        let rank = self.ranks.pop()?;
+        self.is_in[rank.index()] = false;
+        Some(rank)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ranks.is_empty()
+    }
+}
+
+/// What has been done so far.
+struct Done<'a> {
+    schedule: &'a Schedule,
+    /// For each pass a bit per [`MessageKind`]: it has gone forward, it has its input gradient.
+    passes: Vec<u8>,
+    /// The copies whose rank has come to its REDUCE_GRADS.
+    reductions: Vec<bool>,
+}
+
+impl<'a> Done<'a> {
+    fn new(schedule: &'a Schedule) -> Done<'a> {
+        let reductions = vec![false; schedule.placement().num_copies()];
+        Done { schedule, passes: vec![0; schedule.num_passes()], reductions }
+    }
+
+    /// What `task` still needs.
+    fn missing(&self, task: Task) -> Option<Wait> {
+        let op = match task {
+            Task::Op(op) => op,
+            Task::ReduceGrads(copy) => {
+                let (twin, rank) = self.schedule.twin(copy)?;
+                return (!self.has_arrived(twin)).then_some(Wait::Reduction(rank));
+            }
+        };
+        for (message, _) in self.schedule.messages_to(op).into_iter().flatten() {
+            if !self.has(message.kind, message.pass) {
+                return Some(Wait::Message(message));
+            }
         }
         let own = match op {
             Op::F(_) => true,
             Op::B(pass) | Op::I(pass) | Op::FB(_, pass) => self.has(MessageKind::Activation, pass),
             Op::W(pass) => self.has(MessageKind::Gradient, pass),
         };
-        (!own).then_some(None)
+        (!own).then_some(Wait::OwnOp)
     }
 
     fn has(&self, kind: MessageKind, pass: Pass) -> bool {
-        self.schedule.pass_index(pass).is_some_and(|i| self.flags[i] & (1 << kind as u8) != 0)
+        self.schedule.pass_index(pass).is_some_and(|i| self.passes[i] & (1 << kind as u8) != 0)
     }
 
-    /// Marks `op` done; the ranks that may have waited for it.
-    fn finish(&mut self, op: Op) -> [Option<Rank>; 2] {
+    fn has_arrived(&self, copy: StageCopy) -> bool {
+        self.schedule.placement().copy_index(copy).is_some_and(|i| self.reductions[i])
+    }
+
+    /// A rank waits at `task`: tells the twin of a reduction, once.
+    fn arrive(&mut self, task: Task, wake: impl FnOnce(Rank)) {
+        let Task::ReduceGrads(copy) = task else { return };
+        let (index, twin) = (self.schedule.placement().copy_index(copy), self.schedule.twin(copy));
+        if let (Some(index), Some((_, rank))) = (index, twin) {
+            if !std::mem::replace(&mut self.reductions[index], true) {
+                wake(rank);
+            }
+        }
+    }
+
+    /// Marks `task` done and wakes the ranks that may have waited for it.
+    fn finish(&mut self, task: Task, mut wake: impl FnMut(Rank)) {
+        let Task::Op(op) = task else { return self.arrive(task, wake) };
         let passes = [(MessageKind::Activation, op.forward()), (MessageKind::Gradient, op.backward_input())];
         for (kind, pass) in passes {
             if let Some(i) = pass.and_then(|pass| self.schedule.pass_index(pass)) {
-                self.flags[i] |= 1 << kind as u8;
+                self.passes[i] |= 1 << kind as u8;
             }
         }
-        self.schedule.messages_from(op).map(|made| Some(made?.1))
+        self.schedule.messages_from(op).into_iter().flatten().for_each(|(_, rank)| wake(rank));
     }
 }

@@ -1,25 +1,27 @@
 //! What several test files share.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub(crate) mod naive;
+
 use dualpipe::op::{Op, Pass};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
 use std::path::PathBuf;
 
 /// A file of the larger, optional data: in the folder that `DUALPIPE_DATA` names, or beside the project.
-pub fn optional_data(name: &str) -> Option<String> {
+pub(crate) fn optional_data(name: &str) -> Option<String> {
     let folder = std::env::var_os("DUALPIPE_DATA").map(PathBuf::from);
     let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data"));
     std::fs::read_to_string(folder.unwrap_or_else(beside).join(name)).ok()
 }
 
 /// A file of tests/data.
-pub fn data(name: &str) -> String {
+pub(crate) fn data(name: &str) -> String {
     let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// Every published schedule here that admits the sizes.
-pub fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule> {
+pub(crate) fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule> {
     [Work::Training, Work::ForwardOnly]
         .into_iter()
         .flat_map(|work| {
@@ -34,7 +36,7 @@ pub fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule> {
 }
 
 /// `F3`, or `f3` for a rank's second parameter copy; a pair is `F3&b1`.
-pub fn short_token(schedule: &Schedule, op: Op) -> String {
+pub(crate) fn short_token(schedule: &Schedule, op: Op) -> String {
     let token = |kind: char, pass: Pass| {
         let second = schedule.placement().local_index(pass.copy()) == Some(1);
         let kind = if second { kind.to_ascii_lowercase() } else { kind };
@@ -50,7 +52,7 @@ pub fn short_token(schedule: &Schedule, op: Op) -> String {
 }
 
 /// An order as one line of short tokens.
-pub fn order_line(schedule: &Schedule, order: &[Op]) -> String {
+pub(crate) fn order_line(schedule: &Schedule, order: &[Op]) -> String {
     let tokens: Vec<String> = order.iter().map(|&op| short_token(schedule, op)).collect();
     tokens.join(" ")
 }
