@@ -1,5 +1,6 @@
 //! A timeline: who did what when, simulated or recorded, the same type; and its pictures.
 
+mod label;
 pub mod svg;
 pub mod text;
 pub mod trace;
@@ -59,6 +60,16 @@ pub struct Timeline {
     pub messages: Vec<MessageSpan>,
 }
 
+impl Source {
+    /// `simulated` or `measured`, as the pictures say it.
+    fn name(self) -> &'static str {
+        match self {
+            Source::Simulated => "simulated",
+            Source::Recorded => "measured",
+        }
+    }
+}
+
 impl Timeline {
     /// When the last task ends.
     pub fn makespan_ns(&self) -> u64 {
@@ -74,8 +85,8 @@ impl Timeline {
     pub fn busy_ns(&self, rank: Rank) -> u64 {
         self.spans[rank.index()]
             .iter()
-            .map(|span| span.end_ns - span.start_ns)
-            .sum()
+            .map(|span| span.end_ns.saturating_sub(span.start_ns))
+            .fold(0, u64::saturating_add)
     }
 
     /// The bubble of `rank`: time of the step in which it does nothing.
@@ -86,8 +97,8 @@ impl Timeline {
     /// The bubble's share of the step, mean over ranks, 0 to 1.
     pub fn bubble_share(&self) -> f64 {
         let total = self.makespan_ns() as f64 * self.spans.len() as f64;
-        let idle: u64 = (0..self.spans.len())
-            .map(|rank| self.idle_ns(Rank::from_index(rank)))
+        let idle: u128 = (0..self.spans.len())
+            .map(|rank| u128::from(self.idle_ns(Rank::from_index(rank))))
             .sum();
         if total > 0.0 {
             idle as f64 / total
