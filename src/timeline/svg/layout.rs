@@ -60,13 +60,14 @@ impl Layout {
         }
     }
 
-    /// Font size of a number in a box, and in half a box.
+    /// Font size of a number in a box.
     pub(super) fn number_size(&self) -> f64 {
         (self.height * 0.45).min(13.0).floor()
     }
 
+    /// Font size of a number in half a box.
     pub(super) fn half_number_size(&self) -> f64 {
-        (self.height * 0.38).min(11.0).floor()
+        (self.height * 0.36).min(11.0).floor()
     }
 
     /// Whether a rank's row is named: each, or every so many if the rows are lower than letters.
