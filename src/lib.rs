@@ -20,6 +20,7 @@
 
 pub mod cost;
 pub mod error;
+pub mod execute;
 pub mod ids;
 pub mod op;
 pub mod placement;

@@ -48,6 +48,7 @@ pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation> {
     let timeline = Timeline {
         title: schedule.title(),
         source: Source::Simulated,
+        origin_ns: 0,
         placement: schedule.placement().clone(),
         spans: clock.spans,
         messages: clock.messages,

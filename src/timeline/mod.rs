@@ -1,5 +1,6 @@
 //! A timeline: who did what when, simulated or recorded, the same type; and its pictures.
 
+mod label;
 pub mod svg;
 pub mod text;
 pub mod trace;
@@ -51,12 +52,24 @@ pub struct Timeline {
     pub title: String,
     /// Simulated or recorded.
     pub source: Source,
+    /// When the step started, on a clock that the ranks of a recorded step share; 0 if simulated.
+    pub origin_ns: u64,
     /// Who holds which stage.
     pub placement: Placement,
     /// `spans[rank]`, in the order in which they ran.
     pub spans: Vec<Vec<Span>>,
     /// Messages between ranks, in no particular order that a reader may rely on, but always the same.
     pub messages: Vec<MessageSpan>,
+}
+
+impl Source {
+    /// `simulated` or `measured`, as the pictures say it.
+    fn name(self) -> &'static str {
+        match self {
+            Source::Simulated => "simulated",
+            Source::Recorded => "measured",
+        }
+    }
 }
 
 impl Timeline {
@@ -67,7 +80,10 @@ impl Timeline {
 
     /// Time that `rank` spends on tasks.
     pub fn busy_ns(&self, rank: Rank) -> u64 {
-        self.spans[rank.index()].iter().map(|span| span.end_ns - span.start_ns).sum()
+        self.spans[rank.index()]
+            .iter()
+            .map(|span| span.end_ns.saturating_sub(span.start_ns))
+            .fold(0, u64::saturating_add)
     }
 
     /// The bubble of `rank`: time of the step in which it does nothing.
@@ -78,7 +94,8 @@ impl Timeline {
     /// The bubble's share of the step, mean over ranks, 0 to 1.
     pub fn bubble_share(&self) -> f64 {
         let total = self.makespan_ns() as f64 * self.spans.len() as f64;
-        let idle: u64 = (0..self.spans.len()).map(|rank| self.idle_ns(Rank::from_index(rank))).sum();
+        let idle: u128 =
+            (0..self.spans.len()).map(|rank| u128::from(self.idle_ns(Rank::from_index(rank)))).sum();
         if total > 0.0 {
             idle as f64 / total
         } else {
@@ -86,28 +103,46 @@ impl Timeline {
         }
     }
 
-    /// One timeline of several that each recorded some ranks of the same step on a common clock.
+    /// One timeline of several that each recorded some ranks of the same step on a common clock. It starts with the
+    /// earliest of them.
     ///
     /// Fails unless they agree on the placement and no rank is recorded twice.
     pub fn merge(parts: &[Timeline]) -> Result<Timeline> {
+        let wrong = |i: usize, range: String| Error::argument("timeline merge", "timeline", i, range);
         let (first, rest) = parts.split_first().ok_or_else(|| {
             Error::argument("timeline merge", "the number of timelines", 0, "must be at least 1")
         })?;
-        let mut merged = first.clone();
         for (i, part) in rest.iter().enumerate() {
-            if part.placement != merged.placement {
-                let range = "its ranks and stages must be those of the first";
-                return Err(Error::argument("timeline merge", "timeline", i + 1, range));
+            if part.placement != first.placement {
+                return Err(wrong(i + 1, "its ranks and stages must be those of the first".into()));
             }
-            for (rank, spans) in part.spans.iter().enumerate().filter(|(_, spans)| !spans.is_empty()) {
+        }
+        let origin_ns = parts.iter().map(|part| part.origin_ns).min().unwrap_or(0);
+        let mut merged = first.delayed_to(origin_ns);
+        for (i, part) in rest.iter().enumerate() {
+            let part = part.delayed_to(origin_ns);
+            for (rank, spans) in part.spans.into_iter().enumerate().filter(|(_, spans)| !spans.is_empty()) {
                 if !merged.spans[rank].is_empty() {
-                    let range = format!("rank {rank} is already in an earlier one");
-                    return Err(Error::argument("timeline merge", "timeline", i + 1, range));
+                    return Err(wrong(i + 1, format!("rank {rank} is already in an earlier one")));
                 }
-                merged.spans[rank].clone_from(spans);
+                merged.spans[rank] = spans;
             }
-            merged.messages.extend(&part.messages);
+            merged.messages.extend(part.messages);
         }
         Ok(merged)
+    }
+
+    /// The same with its times counted from `origin_ns`, which is not later than its own origin.
+    fn delayed_to(&self, origin_ns: u64) -> Timeline {
+        let delay_ns = self.origin_ns.saturating_sub(origin_ns);
+        let later = |ns: u64| ns.saturating_add(delay_ns);
+        let mut delayed = Timeline { origin_ns, ..self.clone() };
+        for span in delayed.spans.iter_mut().flatten() {
+            (span.start_ns, span.end_ns) = (later(span.start_ns), later(span.end_ns));
+        }
+        for span in &mut delayed.messages {
+            (span.start_ns, span.end_ns) = (later(span.start_ns), later(span.end_ns));
+        }
+        delayed
     }
 }

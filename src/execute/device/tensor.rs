@@ -1,0 +1,135 @@
+//! A tensor in a buffer, as a task sees it.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+
+use crate::execute::boundary::{DType, TensorSpec, DIMENSIONS_MAX};
+
+/// Types whose any bits are a value, for [`Tensor::as_slice`].
+///
+/// # Safety
+/// Every bit pattern is valid, and the type has the size and alignment that [`Element::DTYPE`] says.
+pub unsafe trait Element: Copy {
+    /// The element type in DLPack's terms.
+    const DTYPE: DType;
+}
+
+// SAFETY: plain numbers, of the width that the DType says.
+unsafe impl Element for f32 {
+    const DTYPE: DType = DType::F32;
+}
+// SAFETY: as above.
+unsafe impl Element for f64 {
+    const DTYPE: DType = DType::F64;
+}
+// SAFETY: as above.
+unsafe impl Element for i32 {
+    const DTYPE: DType = DType::I32;
+}
+// SAFETY: as above.
+unsafe impl Element for i64 {
+    const DTYPE: DType = DType::I64;
+}
+// SAFETY: as above.
+unsafe impl Element for u8 {
+    const DTYPE: DType = DType::U8;
+}
+
+/// A dense, row-major tensor of a message.
+///
+/// Its memory is the executor's or, where the caller brings its own, the caller's. A gradient may be absent.
+#[derive(Debug)]
+pub struct Tensor {
+    data: Option<NonNull<u8>>,
+    owner: *mut c_void,
+    bytes: usize,
+    dtype: DType,
+    num_dimensions: usize,
+    shape: [i64; DIMENSIONS_MAX],
+    is_present: bool,
+}
+
+// SAFETY: a tensor is a view that travels with its executor, which is used by one thread at a time.
+unsafe impl Send for Tensor {}
+
+impl Tensor {
+    /// A tensor of `spec` without memory.
+    pub(crate) fn without_data(spec: &TensorSpec) -> Tensor {
+        let mut shape = [0; DIMENSIONS_MAX];
+        shape[..spec.shape.len()].copy_from_slice(&spec.shape);
+        Tensor {
+            data: None,
+            owner: std::ptr::null_mut(),
+            bytes: spec.bytes(),
+            dtype: spec.dtype,
+            num_dimensions: spec.shape.len(),
+            shape,
+            is_present: true,
+        }
+    }
+
+    /// Puts the tensor's elements at `data`, with a word of the caller's beside it.
+    ///
+    /// # Safety
+    /// `data` is good for reads and writes of [`Tensor::bytes`] bytes, and aligned for the element type, until the
+    /// executor releases it or is dropped.
+    pub unsafe fn adopt(&mut self, data: NonNull<u8>, owner: *mut c_void) {
+        self.data = Some(data);
+        self.owner = owner;
+    }
+
+    /// Where the elements are; `None` if the caller brings the memory and has not yet.
+    pub fn data(&self) -> Option<NonNull<u8>> {
+        self.data
+    }
+
+    /// The word that came with adopted memory.
+    pub fn owner(&self) -> *mut c_void {
+        self.owner
+    }
+
+    /// Bytes of its elements.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Its element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Its shape.
+    pub fn shape(&self) -> &[i64] {
+        &self.shape[..self.num_dimensions]
+    }
+
+    /// `false` for a gradient that the stage that should have made it does not have.
+    pub fn is_present(&self) -> bool {
+        self.is_present
+    }
+
+    /// Says whether there is such a gradient. Activations are always present.
+    pub fn set_present(&mut self, is_present: bool) {
+        self.is_present = is_present;
+    }
+
+    /// The elements; `None` if they are of another type, absent or without memory.
+    pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
+        let data = self.elements::<T>()?;
+        // SAFETY: `adopt`'s caller promised memory for all elements; `Element` allows any bits; `elements` checked
+        // type and alignment; the borrow of `self` keeps writers away.
+        Some(unsafe { std::slice::from_raw_parts(data.as_ptr(), self.bytes / size_of::<T>()) })
+    }
+
+    /// The elements, to be written; `None` as for [`Tensor::as_slice`].
+    pub fn as_mut_slice<T: Element>(&mut self) -> Option<&mut [T]> {
+        let data = self.elements::<T>()?;
+        // SAFETY: as in `as_slice`, with an exclusive borrow.
+        Some(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), self.bytes / size_of::<T>()) })
+    }
+
+    fn elements<T: Element>(&self) -> Option<NonNull<T>> {
+        let data = self.data.filter(|_| self.is_present && self.dtype == T::DTYPE)?.cast::<T>();
+        data.is_aligned().then_some(data)
+    }
+}
