@@ -106,24 +106,35 @@ impl RankMachine {
     /// # Errors
     /// The world failed, another rank did, or a wait outlived its deadline. The rank is then of no more use.
     pub fn advance(&mut self, world: &mut impl World) -> Result<Progress, Fault> {
-        let program = Arc::clone(&self.program);
-        while let Some(&instruction) = program.instructions().get(self.at) {
-            match self.try_instruction(&program, instruction, world) {
-                Ok(None) => {
-                    self.at += 1;
-                    self.waiting_since_ns = None;
-                }
-                Ok(Some(wait)) => return self.wait(wait, world),
-                Err((stop, wait)) => return Err(self.fault(stop, wait)),
+        loop {
+            if let Some(progress) = self.advance_once(world)? {
+                return Ok(progress);
             }
         }
-        Ok(Progress::Finished)
+    }
+
+    /// Does one instruction: `None` if it is done and there are more.
+    ///
+    /// # Errors
+    /// As [`RankMachine::advance`].
+    pub fn advance_once(&mut self, world: &mut impl World) -> Result<Option<Progress>, Fault> {
+        let Some(&instruction) = self.program.instructions().get(self.at) else {
+            return Ok(Some(Progress::Finished));
+        };
+        match self.try_instruction(instruction, world) {
+            Ok(None) => {
+                self.at += 1;
+                self.waiting_since_ns = None;
+                Ok(None)
+            }
+            Ok(Some(wait)) => self.wait(wait, world).map(Some),
+            Err((stop, wait)) => Err(self.fault(stop, wait, world.notice())),
+        }
     }
 
     /// Does one instruction; `Some` if it has to wait first.
     fn try_instruction(
         &mut self,
-        program: &Program,
         instruction: Instruction,
         world: &mut impl World,
     ) -> Result<Option<Wait>, (Stop, Option<Wait>)> {
@@ -150,7 +161,7 @@ impl RankMachine {
             }
             Instruction::Run(task) => {
                 if let Task::Op(op) = task {
-                    let (read, _) = program.reads_and_writes(op);
+                    let (read, _) = self.program.reads_and_writes(op);
                     for buffer in read.into_iter().flatten() {
                         if let Some(wait) = self.settle(buffer, world)? {
                             return Ok(Some(wait));
@@ -200,12 +211,14 @@ impl RankMachine {
         Ok(Progress::Waiting { wait, deadline_ns })
     }
 
-    fn fault(&self, stop: Stop, wait: Option<Wait>) -> Fault {
-        self.fault_of(match (stop, wait) {
-            (Stop::Callback(text), _) => Cause::Callback(text),
-            (Stop::Transport(text), wait) => Cause::Transport { wait, text },
-            (Stop::PeerGone, Some(wait)) => Cause::Gone(wait),
-            (Stop::PeerGone, None) => Cause::Transport { wait: None, text: "a peer is gone".into() },
+    fn fault(&self, stop: Stop, wait: Option<Wait>, notice: Option<Notice>) -> Fault {
+        self.fault_of(match (stop, wait, notice) {
+            (Stop::Callback(text), _, _) => Cause::Callback(text),
+            // A peer that is gone may have said why.
+            (Stop::PeerGone, wait, Some(notice)) => Cause::Peer { wait, notice },
+            (Stop::PeerGone, Some(wait), None) => Cause::Gone(wait),
+            (Stop::PeerGone, None, None) => Cause::Transport { wait: None, text: "a peer is gone".into() },
+            (Stop::Transport(text), wait, _) => Cause::Transport { wait, text },
         })
     }
 

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses a part of it
 
 pub(crate) mod naive;
+pub(crate) mod net;
 
 use dualpipe::op::{Op, Pass};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
