@@ -1,9 +1,9 @@
 //! The command line.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use dualpipe::schedule::{self, Schedule, Work};
 use lexopt::prelude::*;
 
 /// What `--help` prints.
@@ -13,8 +13,9 @@ Trains a small byte-level mixture-of-experts language model, cut into pipeline s
 Usage: cargo run --release --example train -- [OPTIONS]
 
   --text FILE         the text to learn; default: this project's own sources
-  --schedule NAME     sequential (no pipeline); default: sequential
+  --schedule NAME     dualpipe, dualpipe_v, 1f1b, or sequential (no pipeline); default: dualpipe
   --ranks N           pipeline ranks, 1 to 64; default: 4
+                      the model has a stage for each, in dualpipe_v two
   --microbatches N    micro-batches of a step, both directions together, 1 to 1024; default: 12
   --steps N           optimizer steps, 1 to 100000; default: 60
   --seed N            draws the first weights and the text of each step; default: 1
@@ -26,7 +27,13 @@ The same options print the same losses on the same machine.
 /// How the micro-batches of a step are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ScheduleName {
-    /// One after the other, on this thread.
+    /// [`dualpipe::schedule::dualpipe`].
+    DualPipe,
+    /// [`dualpipe::schedule::dualpipe_v`].
+    DualPipeV,
+    /// [`dualpipe::schedule::one_f_one_b`].
+    OneFOneB,
+    /// One after the other, by one rank that holds all stages.
     Sequential,
 }
 
@@ -35,17 +42,12 @@ impl FromStr for ScheduleName {
 
     fn from_str(name: &str) -> Result<ScheduleName, String> {
         match name {
+            "dualpipe" => Ok(ScheduleName::DualPipe),
+            "dualpipe_v" => Ok(ScheduleName::DualPipeV),
+            "1f1b" => Ok(ScheduleName::OneFOneB),
             "sequential" => Ok(ScheduleName::Sequential),
-            _ => Err("must be sequential".into()),
+            _ => Err("must be dualpipe, dualpipe_v, 1f1b or sequential".into()),
         }
-    }
-}
-
-impl fmt::Display for ScheduleName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            ScheduleName::Sequential => "sequential",
-        })
     }
 }
 
@@ -64,7 +66,7 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             text: None,
-            schedule: ScheduleName::Sequential,
+            schedule: ScheduleName::DualPipe,
             num_ranks: 4,
             num_microbatches: 12,
             num_steps: 60,
@@ -92,6 +94,17 @@ impl Options {
             }
         }
         Ok(Some(options))
+    }
+
+    /// The schedule asked for, if the library has it for these sizes; `None` for the sequential run.
+    pub(crate) fn schedule(&self) -> dualpipe::error::Result<Option<Schedule>> {
+        let make = match self.schedule {
+            ScheduleName::DualPipe => schedule::dualpipe,
+            ScheduleName::DualPipeV => schedule::dualpipe_v,
+            ScheduleName::OneFOneB => schedule::one_f_one_b,
+            ScheduleName::Sequential => return Ok(None),
+        };
+        make(self.num_ranks, self.num_microbatches, Work::Training).map(Some)
     }
 }
 
@@ -130,13 +143,34 @@ mod tests {
     }
 
     #[test]
+    fn the_library_says_what_a_schedule_cannot_fill() {
+        let error = |line| {
+            let options = parse(line).unwrap().unwrap();
+            options.schedule().err().map(|e| e.to_string())
+        };
+        assert_eq!(error(""), None);
+        assert_eq!(error("--schedule sequential --ranks 3"), None);
+        assert_eq!(
+            error("--ranks 3").as_deref(),
+            Some("dualpipe: num_ranks is 3, must be even and at least 2")
+        );
+        assert_eq!(
+            error("--schedule dualpipe_v --microbatches 6").as_deref(),
+            Some("dualpipe_v: num_microbatches is 6, must be at least 7 for 4 ranks")
+        );
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused() {
         for (line, error) in [
             ("--ranks 0", "--ranks is 0, must be 1 to 64"),
             ("--ranks 65", "--ranks is 65, must be 1 to 64"),
             ("--steps", "missing argument for option '--steps'"),
             ("--seed x", "cannot parse argument \"x\": invalid digit found in string"),
-            ("--schedule gpipe", "cannot parse argument \"gpipe\": must be sequential"),
+            (
+                "--schedule gpipe",
+                "cannot parse argument \"gpipe\": must be dualpipe, dualpipe_v, 1f1b or sequential",
+            ),
             ("--rank 4", "invalid option '--rank'"),
             ("file", "unexpected argument \"file\""),
         ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dualpipe::ids::{Direction, Microbatch, Stage};
 use dualpipe::op::{Pass, StageCopy};
 
-use crate::model::Config;
+use crate::model::{Config, Tensors};
 use crate::text::Batch;
 use crate::trainer::{CopyTrainer, RankTrainer};
 
@@ -32,9 +32,16 @@ impl Sequential {
         Ok(self.trainer.loss_sum() / batch.num_microbatches() as f64)
     }
 
+    /// Takes over the parameters of a stage.
+    pub(crate) fn set_params(&mut self, stage: usize, params: &Tensors) -> Result<(), String> {
+        let copy = self.trainer.copy_mut(pass(stage, 0).copy())?;
+        copy.model.params = params.clone();
+        Ok(())
+    }
+
     /// Moves the parameters against the gradients.
-    pub(crate) fn update(&mut self) {
-        self.trainer.update();
+    pub(crate) fn update(&mut self) -> Result<(), String> {
+        self.trainer.update()
     }
 
     /// The stages, in order.
@@ -84,7 +91,7 @@ mod tests {
         let losses = (0..8).map(|step| {
             let batch = Arc::new(text.batch(&config, seed, step, 4).unwrap());
             let loss = model.forward_backward(&batch).unwrap();
-            model.update();
+            model.update().unwrap();
             loss
         });
         let losses = losses.collect();

@@ -112,6 +112,11 @@ impl Batch {
         })
     }
 
+    /// A step of each micro-batch alone.
+    pub(crate) fn one_by_one(&self) -> impl Iterator<Item = Batch> + '_ {
+        self.microbatches.iter().map(|microbatch| Batch { microbatches: vec![microbatch.clone()] })
+    }
+
     /// How many micro-batches there are, both directions together.
     pub(crate) fn num_microbatches(&self) -> usize {
         self.microbatches.len()

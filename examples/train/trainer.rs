@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dualpipe::ids::Microbatch;
-use dualpipe::op::{Pass, StageCopy};
+use dualpipe::op::{Op, Pass, StageCopy};
 use ndarray::{Array2, ArrayView2};
 
 use crate::model::{Config, Pending, Saved, StageModel, Tensors};
@@ -16,6 +16,13 @@ pub(crate) struct RankTrainer {
     config: Config,
     copies: Vec<(StageCopy, CopyTrainer)>,
     batch: Arc<Batch>,
+}
+
+/// What a pass reads from one neighbour and writes for the other; at the ends of the model there is none.
+#[derive(Default)]
+pub(crate) struct Boundary<'a> {
+    pub(crate) input: Option<&'a [f32]>,
+    pub(crate) output: Option<&'a mut [f32]>,
 }
 
 /// One stage copy.
@@ -59,6 +66,25 @@ impl RankTrainer {
             copy.pending.clear();
             copy.loss_sum = 0.0;
         }
+    }
+
+    /// Runs `op`: `forward` are the tensors of its forward pass, `backward` those of its backward for the input.
+    pub(crate) fn run(
+        &mut self,
+        op: Op,
+        forward: Boundary<'_>,
+        backward: Boundary<'_>,
+    ) -> Result<(), String> {
+        if let Some(pass) = op.forward() {
+            self.forward(pass, forward.input, forward.output)?;
+        }
+        if let Some(pass) = op.backward_input() {
+            self.backward_input(pass, backward.input, backward.output)?;
+        }
+        if let Some(pass) = op.backward_weight() {
+            self.backward_weight(pass)?;
+        }
+        Ok(())
     }
 
     /// F: reads `input` (none at stage 0), writes `output` (none at the last stage); both `[tokens, width]`.
@@ -110,11 +136,23 @@ impl RankTrainer {
     }
 
     /// Ends a step: moves every parameter against the mean of its gradients over the step's micro-batches.
-    pub(crate) fn update(&mut self) {
+    ///
+    /// Fails if a micro-batch that went forward has not come back.
+    pub(crate) fn update(&mut self) -> Result<(), String> {
         let scale = 1.0 / self.batch.num_microbatches() as f32;
+        for (copy, trainer) in &self.copies {
+            let (num_i, num_w) = (trainer.saved.len(), trainer.pending.len());
+            if num_i + num_w > 0 {
+                let StageCopy { direction, stage } = copy;
+                return Err(format!(
+                    "stage {stage} of direction {direction} still has to run {num_i} I and {num_w} W"
+                ));
+            }
+        }
         for (_, copy) in &mut self.copies {
             copy.optimizer.step(&mut copy.model.params, &copy.grads, scale);
         }
+        Ok(())
     }
 
     /// The losses of the step's micro-batches that ended at this rank, added up.
@@ -154,4 +192,57 @@ fn copy_out(result: Option<Array2<f32>>, buffer: Option<&mut [f32]>) -> Result<(
         *to = *from;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::Text;
+    use dualpipe::ids::{Direction, Stage};
+
+    #[test]
+    fn passes_out_of_order_are_refused() {
+        let config = Config::small(1);
+        let batch = Arc::new(Text::own_sources().unwrap().batch(&config, 1, 0, 1).unwrap());
+        let pass = |stage, microbatch| Pass {
+            direction: Direction::Down,
+            stage: Stage(stage),
+            microbatch: Microbatch(microbatch),
+        };
+        let mut trainer = RankTrainer::new(config, &[pass(0, 0).copy()], 1, batch);
+        let mut error = |op| {
+            let result = trainer.run(op, Boundary::default(), Boundary::default());
+            result.and_then(|()| trainer.update()).err()
+        };
+        for (op, expected) in [
+            (Op::I(pass(0, 0)), Some("its forward has not run")),
+            (Op::F(pass(0, 1)), Some("there is no micro-batch 1, the step has 1")),
+            (Op::F(pass(1, 0)), Some("this rank does not hold stage 1 of direction 0")),
+            (Op::F(pass(0, 0)), Some("stage 0 of direction 0 still has to run 1 I and 0 W")),
+            (Op::W(pass(0, 0)), Some("its backward for the input has not run")),
+            (Op::I(pass(0, 0)), Some("stage 0 of direction 0 still has to run 0 I and 1 W")),
+            (Op::W(pass(0, 0)), None),
+            (Op::B(pass(0, 0)), Some("its forward has not run")),
+        ] {
+            assert_eq!(error(op).as_deref(), expected, "{op}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_the_wrong_size_is_refused() {
+        let config = Config::small(2);
+        let batch = Arc::new(Text::own_sources().unwrap().batch(&config, 1, 0, 1).unwrap());
+        let pass =
+            |stage| Pass { direction: Direction::Down, stage: Stage(stage), microbatch: Microbatch(0) };
+        let copies = [pass(0).copy(), pass(1).copy()];
+        let mut trainer = RankTrainer::new(config, &copies, 1, batch);
+        let right = config.num_tokens() * config.width;
+        for (num_numbers, is_ok) in [(0, false), (right - 1, false), (right, true)] {
+            let mut buffer = vec![0.0; num_numbers];
+            let forward = trainer.forward(pass(0), None, Some(&mut buffer));
+            assert_eq!(forward.is_ok(), is_ok, "{forward:?}");
+            let forward = trainer.forward(pass(1), Some(&buffer), None);
+            assert_eq!(forward.is_ok(), is_ok, "{forward:?}");
+        }
+    }
 }

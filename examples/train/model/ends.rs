@@ -41,12 +41,17 @@ impl Embedding {
         output_grad: &Array2<R>,
         grads: &mut Tensors<R>,
     ) {
+        // Added up here first: a micro-batch adds one number to each gradient, as everywhere.
+        let mut by_byte = Array2::zeros(grads.matrix(self.bytes).dim());
+        let mut by_position = Array2::zeros(grads.matrix(self.positions).dim());
         for (i, (&token, grad)) in tokens.iter().zip(output_grad.rows()).enumerate() {
-            let mut row = grads.matrix_mut(self.bytes).row_mut(usize::from(token));
+            let mut row = by_byte.row_mut(usize::from(token));
             row += &grad;
-            let mut row = grads.matrix_mut(self.positions).row_mut(i % self.sequence);
+            let mut row = by_position.row_mut(i % self.sequence);
             row += &grad;
         }
+        *grads.matrix_mut(self.bytes) += &by_byte;
+        *grads.matrix_mut(self.positions) += &by_position;
     }
 }
 

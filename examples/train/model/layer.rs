@@ -1,6 +1,5 @@
 //! The small layers: linear, norm, and the residual connection around another layer.
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{Array1, Array2, ArrayViewMut1, Axis, NdFloat, Zip};
 
 use super::tensors::{Builder, MatrixId, Tensors};
@@ -97,8 +96,8 @@ impl<R: Real> Layer<R> for Linear {
 
     fn backward_weight(&self, pending: Self::Pending, grads: &mut Tensors<R>) {
         let Product { input, output_grad } = pending;
-        let grad = grads.matrix_mut(self.weight);
-        general_mat_mul(R::one(), &input.t(), &output_grad, R::one(), grad);
+        // Not accumulated inside the product: whole products are the same bits in every order of micro-batches.
+        *grads.matrix_mut(self.weight) += &input.t().dot(&output_grad);
     }
 }
 

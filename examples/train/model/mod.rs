@@ -12,6 +12,7 @@
 
 mod attention;
 mod ends;
+mod expert;
 mod layer;
 mod moe;
 mod stage;

@@ -51,6 +51,13 @@ impl<R: Real> Tensors<R> {
         self.matrices.iter_mut().flatten()
     }
 
+    /// Adds `other`, which has the same matrices.
+    pub(crate) fn add(&mut self, other: &Tensors<R>) {
+        for (sum, term) in self.matrices.iter_mut().zip(&other.matrices) {
+            *sum += term;
+        }
+    }
+
     /// Sets every number to zero.
     pub(crate) fn clear(&mut self) {
         for matrix in &mut self.matrices {
