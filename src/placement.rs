@@ -14,10 +14,13 @@ pub const STAGES_MAX: u32 = 8192;
 pub struct Placement {
     num_ranks: usize,
     num_stages: usize,
+    num_directions: usize,
     /// `rank_of[direction * num_stages + stage]`.
     rank_of: Vec<Rank>,
     /// `copies[rank]`, in order of (direction, stage).
     copies: Vec<Vec<StageCopy>>,
+    /// Position of each copy among its rank's.
+    local: Vec<usize>,
 }
 
 impl Placement {
@@ -56,11 +59,14 @@ impl Placement {
 
     fn from_ranks(num_ranks: usize, num_stages: usize, rank_of: Vec<Rank>) -> Placement {
         let mut copies = vec![Vec::new(); num_ranks];
+        let mut local = Vec::with_capacity(rank_of.len());
         for (i, rank) in rank_of.iter().enumerate() {
             let direction = Direction::ALL[i / num_stages];
+            local.push(copies[rank.index()].len());
             copies[rank.index()].push(StageCopy { direction, stage: Stage((i % num_stages) as u16) });
         }
-        Placement { num_ranks, num_stages, rank_of, copies }
+        let num_directions = rank_of.len() / num_stages;
+        Placement { num_ranks, num_stages, num_directions, rank_of, copies, local }
     }
 
     /// P.
@@ -75,7 +81,7 @@ impl Placement {
 
     /// 1, or 2 for a bidirectional placement.
     pub fn num_directions(&self) -> usize {
-        self.rank_of.len() / self.num_stages
+        self.num_directions
     }
 
     /// All parameter copies: stages times directions.
@@ -102,7 +108,7 @@ impl Placement {
     /// Position of `copy` among its rank's copies: in DualPipe the direction, in DualPipeV 0 on the way down and
     /// 1 on the way back. `None` if the placement has no such copy.
     pub fn local_index(&self, copy: StageCopy) -> Option<usize> {
-        self.copies_on(self.rank_of(copy)?).iter().position(|c| *c == copy)
+        Some(self.local[self.copy_index(copy)?])
     }
 
     /// The copy of the stage after `copy`'s in its direction, if there is one.

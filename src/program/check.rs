@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use super::{BufferId, Instruction, Program};
+use super::{BufferId, Instruction, PassBuffers, Program};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Rank;
-use crate::op::{Message, Op, Task};
-use crate::schedule::{Schedule, Work};
+use crate::op::{Message, Op, StageCopy, Task};
+use crate::schedule::Schedule;
 
 /// Proves that `programs`, one per rank, do `schedule` and can run together, or says why not: rank, instruction,
 /// reason.
@@ -27,6 +27,8 @@ pub fn check(schedule: &Schedule, programs: &[Program]) -> Result<()> {
         let range = format!("must be {}, one per rank", schedule.num_ranks());
         return Err(Error::argument("program", "the number of programs", programs.len(), range));
     }
+    let mut matched = vec![0; 2 * schedule.num_passes()];
+    let mut exchanges = Vec::with_capacity(programs.len());
     for (rank, program) in programs.iter().enumerate() {
         if program.rank.index() != rank {
             return Err(Error::argument(
@@ -36,11 +38,32 @@ pub fn check(schedule: &Schedule, programs: &[Program]) -> Result<()> {
                 "must be its place",
             ));
         }
-        tasks_are_the_schedules(schedule, program)?;
-        Buffers::new(program).check()?;
+        exchanges.push(Reader::new(schedule, program).read(&mut matched)?);
     }
-    let pairs = Pairs::find(schedule, programs)?;
-    no_deadlock(schedule, programs, &pairs)
+    every_message_is_sent_and_received(programs, &exchanges, &matched)?;
+    no_deadlock(schedule, programs, &exchanges)
+}
+
+const SENT: u8 = 1;
+const RECEIVED: u8 = 2;
+
+/// What a rank does with others, in order.
+#[derive(Clone, Copy)]
+struct Exchange {
+    /// Where it stands in the program.
+    position: u32,
+    peer: Rank,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    /// A side of the message with this number: [`SENT`] or [`RECEIVED`].
+    Message(u32, u8),
+    /// A task without exchange: the end of a group.
+    Task,
+    /// The reduction of the copy with this number together with that of another.
+    Reduce(u32, u32),
 }
 
 fn invalid(program: &Program, position: usize, why: impl std::fmt::Display) -> Error {
@@ -52,61 +75,100 @@ fn invalid(program: &Program, position: usize, why: impl std::fmt::Display) -> E
     )
 }
 
-fn tasks_are_the_schedules(schedule: &Schedule, program: &Program) -> Result<()> {
-    let mut tasks = schedule.tasks(program.rank).into_iter();
-    for (position, instruction) in program.instructions.iter().enumerate() {
-        let Instruction::Run(task) = instruction else { continue };
-        match tasks.next() {
-            Some(wanted) if wanted == *task => {}
-            Some(wanted) => {
-                return Err(invalid(program, position, format!("the schedule has {wanted} here")))
-            }
-            None => return Err(invalid(program, position, "the schedule has ended")),
-        }
-    }
-    match tasks.next() {
-        None => Ok(()),
-        Some(missing) => Err(invalid(program, program.instructions.len(), format!("{missing} is missing"))),
-    }
-}
-
-/// What is in the buffers of one rank.
-struct Buffers<'a> {
+/// Reads one rank's program.
+struct Reader<'a> {
+    schedule: &'a Schedule,
     program: &'a Program,
     is_full: Vec<bool>,
+    exchanges: Vec<Exchange>,
 }
 
-impl<'a> Buffers<'a> {
-    fn new(program: &'a Program) -> Buffers<'a> {
-        Buffers { program, is_full: vec![false; program.buffers.len()] }
+impl<'a> Reader<'a> {
+    fn new(schedule: &'a Schedule, program: &'a Program) -> Reader<'a> {
+        let exchanges = Vec::with_capacity(program.instructions.len());
+        Reader { schedule, program, is_full: vec![false; program.buffers.len()], exchanges }
     }
 
-    fn check(mut self) -> Result<()> {
-        for (position, instruction) in self.program.instructions.iter().enumerate() {
-            let wrong = |why: String| invalid(self.program, position, why);
-            match *instruction {
-                Instruction::Receive { buffer, .. } => set(&mut self.is_full, buffer, true).map_err(wrong)?,
-                Instruction::Send { buffer, .. } => expect(&self.is_full, buffer, true).map_err(wrong)?,
-                Instruction::Free(buffer) => set(&mut self.is_full, buffer, false).map_err(wrong)?,
-                Instruction::Run(Task::ReduceGrads(_)) => {}
-                Instruction::Run(Task::Op(op)) => {
-                    let (read, written) = self.program.reads_and_writes(op);
-                    for buffer in read.into_iter().flatten() {
-                        expect(&self.is_full, buffer, true).map_err(wrong)?;
-                    }
-                    for buffer in written.into_iter().flatten() {
-                        set(&mut self.is_full, buffer, true).map_err(wrong)?;
+    /// Checks all that one program can tell, and marks the messages that it sends and receives.
+    fn read(mut self, matched: &mut [u8]) -> Result<Vec<Exchange>> {
+        let tasks = self.schedule.tasks(self.program.rank);
+        let mut tasks = tasks.into_iter();
+        for (position, &instruction) in self.program.instructions.iter().enumerate() {
+            let read = match instruction {
+                Instruction::Receive { message, from, buffer } => set(&mut self.is_full, buffer, true)
+                    .and_then(|()| self.exchange(position, message, from, RECEIVED, matched)),
+                Instruction::Send { message, to, buffer } => expect(&self.is_full, buffer, true)
+                    .and_then(|()| self.exchange(position, message, to, SENT, matched)),
+                Instruction::Free(buffer) => set(&mut self.is_full, buffer, false),
+                Instruction::Run(task) => match tasks.next() {
+                    Some(wanted) if wanted == task => self.run(position, task),
+                    Some(wanted) => Err(format!("the schedule has {wanted} here")),
+                    None => Err("the schedule has ended".to_string()),
+                },
+            };
+            read.map_err(|why| invalid(self.program, position, why))?;
+        }
+        let end = self.program.instructions.len();
+        if let Some(missing) = tasks.next() {
+            return Err(invalid(self.program, end, format!("{missing} is missing")));
+        }
+        if let Some(i) = self.is_full.iter().position(|&is_full| is_full) {
+            return Err(invalid(self.program, end, format!("{} was not freed", BufferId::new(i))));
+        }
+        Ok(self.exchanges)
+    }
+
+    fn run(&mut self, position: usize, task: Task) -> std::result::Result<(), String> {
+        let rank = self.program.rank;
+        let mut push = |peer, what| self.exchanges.push(Exchange { position: position as u32, peer, what });
+        let op = match task {
+            Task::Op(op) => op,
+            Task::ReduceGrads(copy) => {
+                let placement = self.schedule.placement();
+                if let Some((twin, peer)) = self.schedule.twin(copy) {
+                    if let (Some(copy), Some(twin)) = (placement.copy_index(copy), placement.copy_index(twin))
+                    {
+                        push(peer, What::Reduce(copy as u32, twin as u32));
                     }
                 }
+                return Ok(());
             }
+        };
+        push(rank, What::Task);
+        let (read, written) = self.program.reads_and_writes(op);
+        for buffer in read.into_iter().flatten() {
+            expect(&self.is_full, buffer, true)?;
         }
-        match self.is_full.iter().position(|&is_full| is_full) {
-            None => Ok(()),
-            Some(i) => {
-                let end = self.program.instructions.len();
-                Err(invalid(self.program, end, format!("{} was not freed", BufferId::new(i))))
-            }
+        for buffer in written.into_iter().flatten() {
+            set(&mut self.is_full, buffer, true)?;
         }
+        Ok(())
+    }
+
+    fn exchange(
+        &mut self,
+        position: usize,
+        message: Message,
+        peer: Rank,
+        side: u8,
+        matched: &mut [u8],
+    ) -> std::result::Result<(), String> {
+        let index = self.schedule.pass_index(message.pass).ok_or("the schedule has no such message")?;
+        let index = message.kind as usize * self.schedule.num_passes() + index;
+        let placement = self.schedule.placement();
+        let reader = StageCopy { stage: message.to_stage(), ..message.pass.copy() };
+        let (maker, reader) = (placement.rank_of(message.pass.copy()), placement.rank_of(reader));
+        let (own, other) = if side == SENT { (maker, reader) } else { (reader, maker) };
+        if own != Some(self.program.rank) || other != Some(peer) {
+            return Err("the placement gives the message other ranks".to_string());
+        }
+        if matched[index] & side != 0 {
+            return Err("the same message a second time".to_string());
+        }
+        matched[index] |= side;
+        let what = What::Message(index as u32, side);
+        self.exchanges.push(Exchange { position: position as u32, peer, what });
+        Ok(())
     }
 }
 
@@ -128,135 +190,113 @@ fn set(is_full: &mut [bool], buffer: BufferId, full: bool) -> std::result::Resul
 impl Program {
     /// The buffers that an op reads and those that it writes.
     pub(crate) fn reads_and_writes(&self, op: Op) -> ([Option<BufferId>; 3], [Option<BufferId>; 2]) {
-        let forward = op.forward().map(|pass| self.pass_buffers(pass)).unwrap_or_default();
-        let input_grad = op.backward_input().and_then(|pass| self.pass_buffers(pass).input_grad);
-        let backward = op.backward_input().or(op.backward_weight());
-        let backward = backward.map(|pass| self.pass_buffers(pass)).unwrap_or_default();
-        ([forward.input, backward.input, backward.output_grad], [forward.output, input_grad])
+        let none = PassBuffers::default();
+        let (f, b, makes_grad) = match op {
+            Op::F(f) => (self.pass_buffers(f), none, false),
+            Op::B(b) | Op::I(b) => (none, self.pass_buffers(b), true),
+            Op::W(b) => (none, self.pass_buffers(b), false),
+            Op::FB(f, b) => (self.pass_buffers(f), self.pass_buffers(b), true),
+        };
+        ([f.input, b.input, b.output_grad], [f.output, b.input_grad.filter(|_| makes_grad)])
     }
 }
 
-/// Which messages are sent and received.
-struct Pairs {
-    num_passes: usize,
-}
-
-impl Pairs {
-    /// Fails unless every receive has its send and every send its receive.
-    fn find(schedule: &Schedule, programs: &[Program]) -> Result<Pairs> {
-        let pairs = Pairs { num_passes: schedule.num_passes() };
-        let mut sent = vec![None; 2 * pairs.num_passes];
-        let mut received = vec![None; 2 * pairs.num_passes];
-        for program in programs {
-            for (position, instruction) in program.instructions.iter().enumerate() {
-                let (table, message, peers) = match *instruction {
-                    Instruction::Send { message, to, .. } => (&mut sent, message, (program.rank, to)),
-                    Instruction::Receive { message, from, .. } => {
-                        (&mut received, message, (from, program.rank))
-                    }
-                    _ => continue,
-                };
-                let index = pairs.index(schedule, message);
-                let index =
-                    index.ok_or_else(|| invalid(program, position, "the schedule has no such message"))?;
-                if table[index].replace((peers, program.rank, position)).is_some() {
-                    return Err(invalid(program, position, "the same message a second time"));
-                }
-            }
+fn every_message_is_sent_and_received(
+    programs: &[Program],
+    exchanges: &[Vec<Exchange>],
+    matched: &[u8],
+) -> Result<()> {
+    let Some(message) = matched.iter().position(|&sides| sides == SENT || sides == RECEIVED) else {
+        return Ok(());
+    };
+    let is_it = |e: &&Exchange| matches!(e.what, What::Message(index, _) if index as usize == message);
+    for (program, exchanges) in programs.iter().zip(exchanges) {
+        if let Some(exchange) = exchanges.iter().find(is_it) {
+            let why = if matched[message] == SENT { "nobody receives it" } else { "nobody sends it" };
+            return Err(invalid(program, exchange.position as usize, why));
         }
-        for (sent, received) in sent.iter().zip(&received) {
-            let (one, why) = match (sent, received) {
-                (None, None) => continue,
-                (Some(s), Some(r)) if s.0 == r.0 => continue,
-                (Some(_), Some(r)) => (r, "the send names other ranks"),
-                (Some(s), None) => (s, "nobody receives it"),
-                (None, Some(r)) => (r, "nobody sends it"),
-            };
-            return Err(invalid(&programs[one.1.index()], one.2, why));
-        }
-        Ok(pairs)
     }
-
-    fn index(&self, schedule: &Schedule, message: Message) -> Option<usize> {
-        Some(message.kind as usize * self.num_passes + schedule.pass_index(message.pass)?)
-    }
+    Ok(())
 }
 
 /// Plays the programs with blocking grouped exchanges.
-fn no_deadlock(schedule: &Schedule, programs: &[Program], pairs: &Pairs) -> Result<()> {
-    // Of each message 1 when its sender and 2 when its receiver has entered its group; of each copy, its reduction.
-    let mut entered = vec![0u8; 2 * pairs.num_passes];
-    let mut reductions = vec![false; schedule.placement().num_copies()];
-    let mut groups = vec![(0, 0); programs.len()];
-    let mut queue: VecDeque<Rank> = programs.iter().map(|program| program.rank).collect();
-    let mut is_queued = vec![true; programs.len()];
-    while let Some(rank) = queue.pop_front() {
-        is_queued[rank.index()] = false;
-        let program = &programs[rank.index()];
-        let (start, end) = &mut groups[rank.index()];
-        let mut wake = |peer: Rank| {
-            if !std::mem::replace(&mut is_queued[peer.index()], true) {
-                queue.push_back(peer);
-            }
-        };
-        loop {
-            if *start == *end {
-                // Enter the next group: all exchanges up to the next task.
-                while let Some((mark, message, peer)) = program.exchange_at(*end) {
-                    if let (Some(message), Some(peer)) = (message, peer) {
-                        pairs.index(schedule, message).into_iter().for_each(|i| entered[i] |= mark);
-                        wake(peer);
-                    }
-                    *end += 1;
-                }
-            }
-            let is_matched = |&position: &usize| match program.exchange_at(position) {
-                Some((_, Some(message), _)) => {
-                    pairs.index(schedule, message).is_some_and(|index| entered[index] == 3)
-                }
-                _ => true,
-            };
-            *start += (*start..*end).take_while(is_matched).count();
-            if *start < *end {
-                break;
-            }
-            match program.instructions.get(*start) {
-                None => break,
-                Some(Instruction::Run(Task::ReduceGrads(copy))) if schedule.work() == Work::Training => {
-                    let index = |copy| schedule.placement().copy_index(copy);
-                    let is_new = index(*copy).is_some_and(|i| !std::mem::replace(&mut reductions[i], true));
-                    if let Some((twin, peer)) = schedule.twin(*copy) {
-                        if is_new {
-                            wake(peer);
-                        }
-                        if !index(twin).is_some_and(|i| reductions[i]) {
-                            break;
-                        }
-                    }
-                }
-                Some(_) => {}
-            }
-            *start += 1;
-            *end = *start;
+fn no_deadlock(schedule: &Schedule, programs: &[Program], exchanges: &[Vec<Exchange>]) -> Result<()> {
+    let mut groups = Groups {
+        entered: vec![0; 2 * schedule.num_passes()],
+        reductions: vec![false; schedule.placement().num_copies()],
+        at: vec![(0, 0); programs.len()],
+        waits: vec![true; programs.len()],
+        queue: programs.iter().map(|program| program.rank).collect(),
+    };
+    while let Some(rank) = groups.queue.pop_front() {
+        groups.waits[rank.index()] = false;
+        groups.advance(rank, &exchanges[rank.index()]);
+        groups.waits[rank.index()] = true;
+    }
+    for ((program, exchanges), (start, _)) in programs.iter().zip(exchanges).zip(groups.at) {
+        if let Some(exchange) = exchanges.get(start) {
+            let why = "waits for ever: deadlock with blocking grouped exchanges";
+            return Err(invalid(program, exchange.position as usize, why));
         }
     }
-    let stuck = programs.iter().zip(&groups).find(|(program, group)| group.0 < program.instructions.len());
-    match stuck {
-        None => Ok(()),
-        Some((program, group)) => {
-            Err(invalid(program, group.0, "waits for ever: deadlock with blocking grouped exchanges"))
-        }
-    }
+    Ok(())
 }
 
-impl Program {
-    /// The part of a group that stands at `position`; `None` if a task stands there, or nothing.
-    fn exchange_at(&self, position: usize) -> Option<(u8, Option<Message>, Option<Rank>)> {
-        match *self.instructions.get(position)? {
-            Instruction::Send { message, to, .. } => Some((1, Some(message), Some(to))),
-            Instruction::Receive { message, from, .. } => Some((2, Some(message), Some(from))),
-            Instruction::Free(_) => Some((0, None, None)),
-            Instruction::Run(_) => None,
+/// Where every rank is.
+struct Groups {
+    /// Of each message the sides that are in a group that their rank has entered.
+    entered: Vec<u8>,
+    /// The copies whose rank has come to their reduction.
+    reductions: Vec<bool>,
+    /// Of each rank the rest of its group: the exchanges from the first unmatched to the end.
+    at: Vec<(usize, usize)>,
+    waits: Vec<bool>,
+    queue: VecDeque<Rank>,
+}
+
+impl Groups {
+    fn advance(&mut self, rank: Rank, exchanges: &[Exchange]) {
+        let (mut start, mut end) = self.at[rank.index()];
+        loop {
+            if start == end {
+                // Enter the next group: all messages up to the next task.
+                while let Some(&Exchange { peer, what: What::Message(index, side), .. }) = exchanges.get(end)
+                {
+                    self.entered[index as usize] |= side;
+                    if self.entered[index as usize] == SENT | RECEIVED {
+                        self.wake(peer);
+                    }
+                    end += 1;
+                }
+            }
+            while let Some(&Exchange { what: What::Message(index, _), .. }) = exchanges[..end].get(start) {
+                if self.entered[index as usize] != SENT | RECEIVED {
+                    self.at[rank.index()] = (start, end);
+                    return;
+                }
+                start += 1;
+            }
+            match exchanges.get(start).map(|exchange| (exchange.what, exchange.peer)) {
+                Some((What::Reduce(copy, twin), peer)) => {
+                    if !std::mem::replace(&mut self.reductions[copy as usize], true) {
+                        self.wake(peer);
+                    }
+                    if !self.reductions[twin as usize] {
+                        break;
+                    }
+                }
+                Some((What::Task, _)) => {}
+                Some((What::Message(..), _)) | None => break,
+            }
+            start += 1;
+            end = start;
+        }
+        self.at[rank.index()] = (start, end);
+    }
+
+    fn wake(&mut self, rank: Rank) {
+        if std::mem::replace(&mut self.waits[rank.index()], false) {
+            self.queue.push_back(rank);
         }
     }
 }

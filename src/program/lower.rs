@@ -28,7 +28,7 @@ pub const SENDS_IN_FLIGHT: usize = 2;
 /// # Errors
 /// The schedule fails its check.
 pub fn lower(schedule: &Schedule) -> Result<Vec<Program>> {
-    schedule.check()?;
+    schedule.check_passes()?;
     let ranks = (0..schedule.num_ranks()).map(Rank::from_index);
     let mut writers: Vec<Writer<'_>> = ranks.map(|rank| Writer::new(schedule, rank)).collect();
     let mut this_round = 0;
@@ -87,11 +87,7 @@ impl<'a> Writer<'a> {
         let Some((copy, index)) = self.find(reader) else { return };
         let reused = self.boundaries[copy].free[message.kind as usize].pop();
         let buffer = reused.unwrap_or_else(|| self.new_buffer(message));
-        let buffers = &mut self.program.pass_buffers[index];
-        match message.kind {
-            MessageKind::Activation => buffers.input = Some(buffer),
-            MessageKind::Gradient => buffers.output_grad = Some(buffer),
-        }
+        self.program.pass_buffers[index].set_read(message.kind, buffer);
         self.program.instructions.push(Instruction::Receive { message, from, buffer });
     }
 
@@ -101,15 +97,16 @@ impl<'a> Writer<'a> {
             self.program.instructions.push(Instruction::Run(task));
             return;
         };
+        let rank = self.program.rank;
         let made = self.schedule.messages_from(op);
-        for (message, to) in made.into_iter().flatten() {
-            self.make_room(message, to);
-        }
+        let buffers = made.map(|made| made.and_then(|(message, to)| self.make_room(message, to == rank)));
         self.program.instructions.push(Instruction::Run(task));
-        for (message, to) in made.into_iter().flatten().filter(|&(_, to)| to != self.program.rank) {
-            if let Some(buffer) = self.made_buffer(message) {
-                self.program.instructions.push(Instruction::Send { message, to, buffer });
-                sent(message, to);
+        for (made, buffer) in made.into_iter().zip(buffers) {
+            if let (Some((message, to)), Some(buffer)) = (made, buffer) {
+                if to != rank {
+                    self.program.instructions.push(Instruction::Send { message, to, buffer });
+                    sent(message, to);
+                }
             }
         }
         self.free_what_was_read(op);
@@ -117,48 +114,31 @@ impl<'a> Writer<'a> {
 
     /// Gives `message` a buffer before it is made: a new one, or the one that was sent longest ago. Within a rank it
     /// is where the other stage reads it, too.
-    fn make_room(&mut self, message: Message, to: Rank) {
-        let Some((copy, index)) = self.find(message.pass) else { return };
-        let reader = Pass { stage: message.to_stage(), ..message.pass };
-        let is_local = to == self.program.rank;
-        let reused = match (is_local, self.find(reader)) {
-            (true, Some((reader_copy, _))) => self.boundaries[reader_copy].free[message.kind as usize].pop(),
-            _ => {
-                let in_flight = &mut self.boundaries[copy].in_flight[message.kind as usize];
-                let oldest = if in_flight.len() < SENDS_IN_FLIGHT { None } else { in_flight.pop_front() };
-                self.program.instructions.extend(oldest.map(Instruction::Free));
-                oldest
-            }
-        };
-        let buffer = reused.unwrap_or_else(|| self.new_buffer(message));
-        let buffers = &mut self.program.pass_buffers;
-        match message.kind {
-            MessageKind::Activation => buffers[index].output = Some(buffer),
-            MessageKind::Gradient => buffers[index].input_grad = Some(buffer),
+    fn make_room(&mut self, message: Message, is_local: bool) -> Option<BufferId> {
+        let (copy, index) = self.find(message.pass)?;
+        let kind = message.kind as usize;
+        if is_local {
+            let reader = Pass { stage: message.to_stage(), ..message.pass };
+            let (reader_copy, reader_index) = self.find(reader)?;
+            let reused = self.boundaries[reader_copy].free[kind].pop();
+            let buffer = reused.unwrap_or_else(|| self.new_buffer(message));
+            self.program.pass_buffers[index].set_made(message.kind, buffer);
+            self.program.pass_buffers[reader_index].set_read(message.kind, buffer);
+            return Some(buffer);
         }
-        match (is_local, self.find(reader), message.kind) {
-            (true, Some((_, reader)), MessageKind::Activation) => {
-                self.program.pass_buffers[reader].input = Some(buffer);
-            }
-            (true, Some((_, reader)), MessageKind::Gradient) => {
-                self.program.pass_buffers[reader].output_grad = Some(buffer);
-            }
-            _ => self.boundaries[copy].in_flight[message.kind as usize].push_back(buffer),
-        }
+        let in_flight = &mut self.boundaries[copy].in_flight[kind];
+        let oldest = if in_flight.len() < SENDS_IN_FLIGHT { None } else { in_flight.pop_front() };
+        self.program.instructions.extend(oldest.map(Instruction::Free));
+        let buffer = oldest.unwrap_or_else(|| self.new_buffer(message));
+        self.boundaries[copy].in_flight[kind].push_back(buffer);
+        self.program.pass_buffers[index].set_made(message.kind, buffer);
+        Some(buffer)
     }
 
     fn new_buffer(&mut self, message: Message) -> BufferId {
         let boundary = message.boundary();
         self.program.buffers.push(Buffer { kind: message.kind, boundary });
         BufferId::new(self.program.buffers.len() - 1)
-    }
-
-    fn made_buffer(&self, message: Message) -> Option<BufferId> {
-        let buffers = self.program.pass_buffers(message.pass);
-        match message.kind {
-            MessageKind::Activation => buffers.output,
-            MessageKind::Gradient => buffers.input_grad,
-        }
     }
 
     /// Frees what no later task of the pass reads.
@@ -189,6 +169,24 @@ impl<'a> Writer<'a> {
     /// The local copy and the table index of a pass of this rank.
     fn find(&self, pass: Pass) -> Option<(usize, usize)> {
         let index = self.program.pass_index(pass)?;
-        Some((index / self.program.microbatches[0], index))
+        Some((self.program.placement.local_index(pass.copy())?, index))
+    }
+}
+
+impl PassBuffers {
+    /// The buffer of a message that the pass makes.
+    fn set_made(&mut self, kind: MessageKind, buffer: BufferId) {
+        match kind {
+            MessageKind::Activation => self.output = Some(buffer),
+            MessageKind::Gradient => self.input_grad = Some(buffer),
+        }
+    }
+
+    /// The buffer of a message that the pass reads.
+    fn set_read(&mut self, kind: MessageKind, buffer: BufferId) {
+        match kind {
+            MessageKind::Activation => self.input = Some(buffer),
+            MessageKind::Gradient => self.output_grad = Some(buffer),
+        }
     }
 }

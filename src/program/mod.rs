@@ -164,8 +164,9 @@ impl Program {
     }
 
     fn pass_index(&self, pass: Pass) -> Option<usize> {
-        let copy = self.placement.copies_on(self.rank).iter().position(|&copy| copy == pass.copy())?;
-        (pass.microbatch.index() < self.microbatches[pass.direction.index()])
-            .then(|| copy * self.microbatches[0] + pass.microbatch.index())
+        let copy = self.placement.local_index(pass.copy())?;
+        let is_ours = self.placement.rank_of(pass.copy()) == Some(self.rank)
+            && pass.microbatch.index() < self.microbatches[pass.direction.index()];
+        is_ours.then(|| copy * self.microbatches[0] + pass.microbatch.index())
     }
 }

@@ -29,13 +29,14 @@ impl Schedule {
     /// # Errors
     /// [`ErrorKind::InvalidSchedule`].
     pub fn check(&self) -> Result<CheckReport> {
-        self.each_pass_once_in_order()?;
+        self.check_passes()?;
         play(self, |_| {}).map_err(|stuck| self.deadlock(&stuck))?;
         let peak_live = self.orders().iter().map(|order| peak_live(order, self.work())).collect();
         Ok(CheckReport { peak_live })
     }
 
-    fn each_pass_once_in_order(&self) -> Result<()> {
+    /// The part of the check that looks at each pass: once, in order, on its rank.
+    pub(crate) fn check_passes(&self) -> Result<()> {
         let mut done = vec![Seen::default(); self.num_passes()];
         for (r, order) in self.orders().iter().enumerate() {
             let rank = Rank::from_index(r);

@@ -41,6 +41,8 @@ pub struct Schedule {
     name: String,
     placement: Placement,
     num_microbatches: usize,
+    /// Of each direction.
+    microbatches: [usize; 2],
     work: Work,
     orders: Vec<Vec<Op>>,
 }
@@ -63,7 +65,11 @@ impl Schedule {
             let range = format!("must be {num_ranks}, one order per rank");
             return Err(Error::argument(&name, "the number of orders", orders.len(), range));
         }
-        Ok(Schedule { name, placement, num_microbatches, work, orders })
+        let microbatches = match placement.num_directions() {
+            1 => [num_microbatches, 0],
+            _ => [num_microbatches.div_ceil(2), num_microbatches / 2],
+        };
+        Ok(Schedule { name, placement, num_microbatches, microbatches, work, orders })
     }
 
     /// The name of the published schedule it is.
@@ -95,12 +101,7 @@ impl Schedule {
 
     /// Micro-batches that enter in `direction`.
     pub fn microbatches_in(&self, direction: Direction) -> usize {
-        match (self.placement.num_directions(), direction) {
-            (1, Direction::Down) => self.num_microbatches,
-            (1, Direction::Up) => 0,
-            (_, Direction::Down) => self.num_microbatches.div_ceil(2),
-            (_, Direction::Up) => self.num_microbatches / 2,
-        }
+        self.microbatches[direction.index()]
     }
 
     /// Training or forward only.
@@ -125,9 +126,10 @@ impl Schedule {
 
     /// A number of its own for each pass; `None` for a pass that this schedule does not have.
     pub fn pass_index(&self, pass: Pass) -> Option<usize> {
-        let copy = self.placement.copy_index(pass.copy())?;
-        (pass.microbatch.index() < self.microbatches_in(pass.direction))
-            .then(|| copy * self.microbatches_in(Direction::Down) + pass.microbatch.index())
+        let copy = pass.direction.index() * self.placement.num_stages() + pass.stage.index();
+        let is_ours = pass.stage.index() < self.placement.num_stages()
+            && pass.microbatch.index() < self.microbatches[pass.direction.index()];
+        is_ours.then(|| copy * self.microbatches[0] + pass.microbatch.index())
     }
 }
 

@@ -143,21 +143,37 @@ impl<'a> Done<'a> {
                 return (!self.has_arrived(twin)).then_some(Wait::Reduction(rank));
             }
         };
-        for (message, _) in self.schedule.messages_to(op).into_iter().flatten() {
-            if !self.has(message.kind, message.pass) {
-                return Some(Wait::Message(message));
-            }
+        match op {
+            Op::F(pass) => self.missing_activation(pass),
+            Op::B(pass) | Op::I(pass) => self.missing_gradient(pass),
+            Op::W(pass) => (!self.has(MessageKind::Gradient, pass)).then_some(Wait::OwnOp),
+            Op::FB(f, b) => self.missing_activation(f).or_else(|| self.missing_gradient(b)),
         }
-        let own = match op {
-            Op::F(_) => true,
-            Op::B(pass) | Op::I(pass) | Op::FB(_, pass) => self.has(MessageKind::Activation, pass),
-            Op::W(pass) => self.has(MessageKind::Gradient, pass),
-        };
-        (!own).then_some(Wait::OwnOp)
+    }
+
+    fn missing_activation(&self, pass: Pass) -> Option<Wait> {
+        let pass = Pass { stage: self.schedule.placement().previous(pass.copy())?.stage, ..pass };
+        let kind = MessageKind::Activation;
+        (!self.has(kind, pass)).then_some(Wait::Message(Message { kind, pass }))
+    }
+
+    fn missing_gradient(&self, pass: Pass) -> Option<Wait> {
+        if !self.has(MessageKind::Activation, pass) {
+            return Some(Wait::OwnOp);
+        }
+        let pass = Pass { stage: self.schedule.placement().next(pass.copy())?.stage, ..pass };
+        let kind = MessageKind::Gradient;
+        (!self.has(kind, pass)).then_some(Wait::Message(Message { kind, pass }))
     }
 
     fn has(&self, kind: MessageKind, pass: Pass) -> bool {
         self.schedule.pass_index(pass).is_some_and(|i| self.passes[i] & (1 << kind as u8) != 0)
+    }
+
+    fn mark(&mut self, kind: MessageKind, pass: Pass) {
+        if let Some(i) = self.schedule.pass_index(pass) {
+            self.passes[i] |= 1 << kind as u8;
+        }
     }
 
     fn has_arrived(&self, copy: StageCopy) -> bool {
@@ -178,12 +194,17 @@ impl<'a> Done<'a> {
     /// Marks `task` done and wakes the ranks that may have waited for it.
     fn finish(&mut self, task: Task, mut wake: impl FnMut(Rank)) {
         let Task::Op(op) = task else { return self.arrive(task, wake) };
-        let passes = [(MessageKind::Activation, op.forward()), (MessageKind::Gradient, op.backward_input())];
-        for (kind, pass) in passes {
-            if let Some(i) = pass.and_then(|pass| self.schedule.pass_index(pass)) {
-                self.passes[i] |= 1 << kind as u8;
+        match op {
+            Op::F(pass) => self.mark(MessageKind::Activation, pass),
+            Op::B(pass) | Op::I(pass) => self.mark(MessageKind::Gradient, pass),
+            Op::W(_) => {}
+            Op::FB(f, b) => {
+                self.mark(MessageKind::Activation, f);
+                self.mark(MessageKind::Gradient, b);
             }
         }
-        self.schedule.messages_from(op).into_iter().flatten().for_each(|(_, rank)| wake(rank));
+        let [activation, gradient] = self.schedule.messages_from(op);
+        activation.into_iter().for_each(|(_, rank)| wake(rank));
+        gradient.into_iter().for_each(|(_, rank)| wake(rank));
     }
 }
