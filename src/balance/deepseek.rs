@@ -78,12 +78,12 @@ struct Placer {
     num_groups: usize,
     num_nodes: usize,
     gpus_per_node: usize,
-    slots_per_gpu: usize,
+    slots_per_node: usize,
 
     /// `[num_groups]`
     group_loads: Vec<f32>,
     /// `[num_nodes, groups_per_node]`: the group in each of a node's places.
-    node_groups: Vec<usize>,
+    node_groups: Vec<u32>,
     /// `[experts per node]`: the names of the node's experts.
     experts: Vec<u32>,
     /// `[experts per node]`: their loads.
@@ -109,7 +109,7 @@ impl Placer {
             num_groups,
             num_nodes,
             gpus_per_node,
-            slots_per_gpu: problem.num_slots / problem.num_gpus,
+            slots_per_node,
             group_loads: Vec::with_capacity(num_groups),
             node_groups: vec![0; num_groups],
             experts: Vec::with_capacity(experts_per_node),
@@ -127,8 +127,7 @@ impl Placer {
         self.pack_groups(layer.loads); // 1
         for node in 0..self.num_nodes {
             self.name_experts(node, layer.loads);
-            let slots_per_node = self.gpus_per_node * self.slots_per_gpu;
-            self.replicas.replicate(&self.loads, slots_per_node); // 2
+            self.replicas.replicate(&self.loads, self.slots_per_node); // 2
             self.pack_replicas(node, &mut layer); // 3
         }
         *layer.balance = LayerBalance {
@@ -138,22 +137,17 @@ impl Placer {
     }
 
     fn pack_groups(&mut self, loads: &[f32]) {
-        let &mut Placer {
-            groups_per_node, ..
-        } = self;
         // One group to a node stays in order, and its load does not matter.
         self.group_loads.clear();
-        if groups_per_node == 1 {
+        if self.groups_per_node == 1 {
             self.group_loads.resize(self.num_groups, 0.0);
         } else {
             let groups = loads.chunks_exact(self.group_size);
             self.group_loads.extend(groups.map(sum_in_order));
         }
         let group_loads = self.group_loads.iter().copied();
-        self.packer
-            .pack(group_loads, self.num_nodes, |group, node, rank| {
-                self.node_groups[node * groups_per_node + rank] = group;
-            });
+        let places = self.packer.pack(group_loads, self.num_nodes);
+        self.node_groups.copy_from_slice(places);
     }
 
     fn name_experts(&mut self, node: usize, loads: &[f32]) {
@@ -161,8 +155,8 @@ impl Placer {
         let groups = &self.node_groups[node * self.groups_per_node..][..self.groups_per_node];
         self.experts.clear();
         self.loads.clear();
-        for group in groups {
-            let first = group * size;
+        for &group in groups {
+            let first = group as usize * size;
             self.experts.extend(first as u32..(first + size) as u32);
             // -0.0 becomes 0.0, as the keys of a tournament must not be negative.
             self.loads
@@ -171,28 +165,23 @@ impl Placer {
     }
 
     fn pack_replicas(&mut self, node: usize, layer: &mut Layer<'_>) {
-        let &mut Placer {
-            gpus_per_node,
-            slots_per_gpu,
-            ..
-        } = self;
         let Replicas {
             expert,
-            rank: replica,
+            rank,
             count,
             share,
             ..
         } = &self.replicas;
-        let slots_per_node = gpus_per_node * slots_per_gpu;
-        let slots = node * slots_per_node..(node + 1) * slots_per_node;
+        let slots = node * expert.len()..(node + 1) * expert.len();
+        let loads = expert.iter().map(|&e| share[e as usize]);
+        let places = self.packer.pack(loads, self.gpus_per_node);
         let slot_to_expert = &mut layer.slot_to_expert[slots.clone()];
         let slot_to_replica = &mut layer.slot_to_replica[slots];
-        let loads = expert.iter().map(|&e| share[e as usize]);
-        self.packer.pack(loads, gpus_per_node, |item, gpu, rank| {
-            let slot = gpu * slots_per_gpu + rank;
-            slot_to_expert[slot] = self.experts[expert[item] as usize];
-            slot_to_replica[slot] = replica[item];
-        });
+        let slots = slot_to_expert.iter_mut().zip(slot_to_replica);
+        for ((slot_expert, slot_replica), &item) in slots.zip(places) {
+            *slot_expert = self.experts[expert[item as usize] as usize];
+            *slot_replica = rank[item as usize];
+        }
         for (&expert, &count) in self.experts.iter().zip(count) {
             layer.replica_counts[expert as usize] = count;
         }

@@ -129,7 +129,7 @@ impl Problem {
                 return Err(Error::argument(
                     "balance",
                     format!("the sum of layer {layer}'s loads"),
-                    format!("{sum:e}"),
+                    format!("{sum:.3e}"),
                     format!("must be at most {LAYER_LOAD_MAX:e}"),
                 ));
             }
