@@ -3,6 +3,8 @@
 //! Loads are lognormal like those of DeepSeek-V3 (sigma 0.65), from a seed; or, under `recorded`, those in
 //! expert_loads_gpqa_58x256.csv in the folder `DUALPIPE_SHARED_DATA`, or ../shared/data, where there is one.
 
+#![allow(clippy::unwrap_used)] // A benchmark has nobody to report to.
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 

@@ -89,6 +89,8 @@ struct Placer {
     /// `[experts per node]`: their loads.
     loads: Vec<f32>,
     replicas: Replicas,
+    /// `[slots per node]`: the loads of the replicas.
+    slot_loads: Vec<f32>,
     packer: Packer,
     bounds: Bounds,
 }
@@ -115,6 +117,7 @@ impl Placer {
             experts: Vec::with_capacity(experts_per_node),
             loads: Vec::with_capacity(experts_per_node),
             replicas: Replicas::with_capacity(experts_per_node, slots_per_node),
+            slot_loads: Vec::with_capacity(slots_per_node),
             packer: Packer::with_capacity(
                 slots_per_node.max(num_groups),
                 gpus_per_node.max(num_nodes),
@@ -145,8 +148,7 @@ impl Placer {
             let groups = loads.chunks_exact(self.group_size);
             self.group_loads.extend(groups.map(sum_in_order));
         }
-        let group_loads = self.group_loads.iter().copied();
-        let places = self.packer.pack(group_loads, self.num_nodes);
+        let places = self.packer.pack(&self.group_loads, self.num_nodes);
         self.node_groups.copy_from_slice(places);
     }
 
@@ -173,8 +175,11 @@ impl Placer {
             ..
         } = &self.replicas;
         let slots = node * expert.len()..(node + 1) * expert.len();
-        let loads = expert.iter().map(|&e| share[e as usize]);
-        let places = self.packer.pack(loads, self.gpus_per_node);
+        self.slot_loads.resize(expert.len(), 0.0);
+        for (load, &e) in self.slot_loads.iter_mut().zip(expert) {
+            *load = share[e as usize];
+        }
+        let places = self.packer.pack(&self.slot_loads, self.gpus_per_node);
         let slot_to_expert = &mut layer.slot_to_expert[slots.clone()];
         let slot_to_replica = &mut layer.slot_to_replica[slots];
         let slots = slot_to_expert.iter_mut().zip(slot_to_replica);

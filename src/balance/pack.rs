@@ -34,11 +34,7 @@ impl Packer {
 
     /// Packs `loads` and returns the item in each place: `[num_packs, items per pack]`, in a pack heaviest first.
     /// `num_packs` divides the number of items.
-    pub(super) fn pack(
-        &mut self,
-        loads: impl ExactSizeIterator<Item = f32>,
-        num_packs: usize,
-    ) -> &[u32] {
+    pub(super) fn pack(&mut self, loads: &[f32], num_packs: usize) -> &[u32] {
         let num_items = loads.len();
         let per_pack = num_items / num_packs;
         self.places.clear();
@@ -48,10 +44,11 @@ impl Packer {
             return &self.places;
         }
         self.places.resize(num_items, 0);
-        self.heaviest_first.clear();
-        let keys = loads.enumerate();
-        self.heaviest_first
-            .extend(keys.map(|(item, load)| greatest_first(load, item)));
+        self.heaviest_first.resize(num_items, 0);
+        let keys = self.heaviest_first.iter_mut().zip(loads);
+        for (item, (key, &load)) in keys.enumerate() {
+            *key = greatest_first(load, item);
+        }
         self.heaviest_first.sort_unstable();
 
         // While there are empty packs, each item that weighs anything goes to the first of them.
@@ -94,7 +91,7 @@ mod tests {
 
     fn packs(loads: &[f32], num_packs: usize) -> Vec<Vec<u32>> {
         let mut packer = Packer::with_capacity(0, 0);
-        let places = packer.pack(loads.iter().copied(), num_packs);
+        let places = packer.pack(loads, num_packs);
         let packs = places.chunks(loads.len() / num_packs);
         packs.map(<[u32]>::to_vec).collect()
     }

@@ -2,7 +2,7 @@
 //!
 //! A binary tree of minima: node i holds the lesser of its children 2i and 2i + 1, the leaves are the keys. A
 //! replacement costs log2 n comparisons along one path, whose other ends are known beforehand: nothing waits but
-//! the comparisons themselves, so that it beats a scan from about eight keys on (`pack` in benches/balance.rs).
+//! the comparisons themselves.
 
 /// Keys are a non-negative float32 in the upper half and an index in the lower: less by value, then by index.
 pub(super) struct Tournament {
@@ -52,10 +52,12 @@ impl Tournament {
     pub(super) fn start(&mut self, keys: impl ExactSizeIterator<Item = u64>) -> u64 {
         // A power of two, so that all paths are equally long and the branch at their end is foreseen.
         self.leaves = keys.len().next_power_of_two();
-        self.tree.clear();
-        self.tree.resize(self.leaves, OUT);
-        self.tree.extend(keys);
         self.tree.resize(2 * self.leaves, OUT);
+        let (used, unused) = self.tree[self.leaves..].split_at_mut(keys.len());
+        for (leaf, key) in used.iter_mut().zip(keys) {
+            *leaf = key;
+        }
+        unused.fill(OUT);
         let mut row = self.leaves;
         while row > 1 {
             let (above, below) = self.tree.split_at_mut(row);
@@ -68,6 +70,7 @@ impl Tournament {
     }
 
     /// Gives `index` another key and returns the least of all.
+    #[inline]
     pub(super) fn replace(&mut self, index: usize, key: u64) -> u64 {
         let mut node = self.leaves + index;
         let mut least = key;
