@@ -1,5 +1,7 @@
 //! The bounds of `balance` against the optimum, found by trying every placement of a small layer.
 
+#![allow(clippy::unwrap_used)] // A test's helper fails by panicking, as the test does.
+
 use dualpipe::balance::{deepseek, lower_bounds, Options, Problem};
 use proptest::prelude::*;
 

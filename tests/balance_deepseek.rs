@@ -3,6 +3,8 @@
 //! tests/data/eplb_reference_small.json holds five recorded cases, some cut to one layer. The whole recording is
 //! read from the folder in `DUALPIPE_SHARED_DATA`, or ../shared/data, where there is one.
 
+#![allow(clippy::unwrap_used)] // A test's helper fails by panicking, as the test does.
+
 #[path = "support/naive_eplb.rs"]
 mod naive_eplb;
 
