@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // A test's helper fails by panicking, as the test does.
 
-use dualpipe::balance::{deepseek, lower_bounds, Options, Problem};
+use std::path::{Path, PathBuf};
+
+use dualpipe::balance::{deepseek, lower_bounds, LayerBalance, Options, Problem};
 use proptest::prelude::*;
 
 /// Loads are multiples of this, so that any count of replicas up to 8 divides them.
@@ -233,4 +235,43 @@ fn no_load_is_balanced() {
         (layer.imbalance, layer.lower_bound(), layer.gap()),
         (1.0, 1.0, 0.0)
     );
+}
+
+/// Mean over the layers of the imbalance and of its bound, on loads rebuilt from DeepSeek-V3's routing; these were
+/// found by other programs first. Skipped where the loads are not at hand.
+#[test]
+fn recorded_loads_have_their_known_imbalance_and_bounds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = std::env::var_os("DUALPIPE_SHARED_DATA");
+    let folder = folder.map_or(root.join("../shared/data"), PathBuf::from);
+    let Ok(text) = std::fs::read_to_string(folder.join("expert_loads_gpqa_58x256.csv")) else {
+        return;
+    };
+    let numbers = text.split([',', '\n']).filter(|number| !number.is_empty());
+    let loads: Vec<f32> = numbers
+        .map(|number| number.trim().parse().unwrap())
+        .collect();
+    // slots, nodes, GPUs; imbalance, bound
+    for (num_slots, num_nodes, num_gpus, imbalance, bound) in [
+        (288, 3, 32, "1.0072", "1.0000"),
+        (288, 3, 72, "1.0311", "1.0000"),
+        (320, 3, 160, "1.1009", "1.0004"),
+        (288, 3, 144, "1.1565", "1.1423"),
+        (288, 4, 32, "1.0535", "1.0457"),
+    ] {
+        let problem = Problem {
+            num_layers: 58,
+            ..layer([256, num_slots, 8, num_nodes, num_gpus])
+        };
+        let plan = deepseek(&problem, &loads, Options::default()).unwrap();
+        let mean = |figure: fn(&LayerBalance) -> f64| {
+            let sum: f64 = plan.layers().iter().map(figure).sum();
+            format!("{:.4}", sum / 58.0)
+        };
+        let found = (
+            mean(|layer| layer.imbalance),
+            mean(LayerBalance::lower_bound),
+        );
+        assert_eq!(found, (imbalance.into(), bound.into()), "{problem:?}");
+    }
 }
