@@ -9,17 +9,14 @@
 //! node    where groups stay on their node: `node_bound`
 //! ```
 //!
-//! The joint bound also holds where replicas share a load unequally. Where T is infeasible at the mean, it is found
-//! without a search: too many replicas are asked for, and T rises past one w / (count - 1) after the other, the
-//! least first, until enough of them are given up. Fewer than G experts exceed the mean: `O(E + G log G)`.
+//! The joint bound also holds where replicas share a load unequally. At the mean too many replicas may be asked for,
+//! say by x; raising T past w / (count - 1) gives one up, past w / (count - 2) another. So T is the x-th least of all
+//! w / j for j < ⌈w G / W⌉, of which there are fewer than G: `O(E + G)`.
 //!
 //! Rounding: a bound must never exceed the optimum. All is float64, made of sums, quotients and comparisons of
 //! non-negative numbers, so that each operation errs by a factor within 1 ± 2^-53, and fewer than E + R + 16 of
 //! them follow each other. A bound is lowered by twice that, and is at least 1, which is exact. No count is taken
 //! too high: x <= k for a whole k stays so when x is rounded, hence rounding never raises ⌈w / T⌉.
-
-use std::cmp::Reverse;
-use std::collections::binary_heap::{BinaryHeap, PeekMut};
 
 use super::layers::Layer;
 use super::node_bound::NodeBound;
@@ -47,8 +44,8 @@ pub(super) struct Bounds {
     num_gpus: usize,
     /// What every bound is multiplied with, for rounding.
     caution: f64,
-    /// (w / (count - 1), expert, count) of the experts above the mean, the least first; the quotient as bits.
-    next: BinaryHeap<Reverse<(u64, u32, u32)>>,
+    /// Where T gives up a replica; as bits, which order positive numbers alike.
+    given_up: Vec<u64>,
     node: Option<NodeBound>,
     /// `[num_experts]`: the load of one replica.
     shares: Vec<f64>,
@@ -61,7 +58,7 @@ impl Bounds {
             num_slots: problem.num_slots,
             num_gpus: problem.num_gpus,
             caution: 1.0 - operations as f64 * f64::EPSILON,
-            next: BinaryHeap::with_capacity(problem.num_gpus.min(problem.num_experts)),
+            given_up: Vec::with_capacity(problem.num_gpus),
             node: NodeBound::new(problem),
             shares: Vec::with_capacity(problem.num_experts),
         }
@@ -84,31 +81,18 @@ impl Bounds {
 
     /// The least T at which the slots suffice, or none if they do at the mean.
     fn joint(&mut self, loads: &[f32], mean: f64) -> Option<f64> {
-        let mut next = std::mem::take(&mut self.next).into_vec();
-        next.clear();
-        let mut asked = loads.len();
-        for (expert, &load) in loads.iter().enumerate() {
-            let load = f64::from(load);
+        self.given_up.clear();
+        for load in loads.iter().copied().map(f64::from) {
             if load > mean {
-                let count = round_up(load / mean);
-                asked += count as usize - 1;
-                next.extend(next_share(load, expert as u32, count));
+                let counts = 1..round_up(load / mean);
+                let shares = counts.map(|count| (load / f64::from(count)).to_bits());
+                self.given_up.extend(shares);
             }
         }
-        self.next = BinaryHeap::from(next);
-        let mut least = None;
-        for _ in self.num_slots..asked {
-            let Some(mut top) = self.next.peek_mut() else {
-                break;
-            };
-            let Reverse((share, expert, count)) = *top;
-            least = Some(f64::from_bits(share));
-            match next_share(f64::from(loads[expert as usize]), expert, count - 1) {
-                Some(next) => *top = next,
-                None => drop(PeekMut::pop(top)),
-            }
-        }
-        least
+        let asked = loads.len() + self.given_up.len();
+        let nth = asked.checked_sub(self.num_slots + 1)?;
+        let (_, &mut share, _) = self.given_up.select_nth_unstable(nth);
+        Some(f64::from_bits(share))
     }
 
     /// Max GPU load / mean GPU load of a layer that has been placed.
@@ -140,10 +124,4 @@ impl Bounds {
 fn round_up(quotient: f64) -> u32 {
     let down = quotient as u32;
     down + u32::from(f64::from(down) < quotient)
-}
-
-/// The T at which an expert with `count` replicas gives one up, if it has one to give.
-fn next_share(load: f64, expert: u32, count: u32) -> Option<Reverse<(u64, u32, u32)>> {
-    let share = load / f64::from(count.checked_sub(1).filter(|&less| less > 0)?);
-    Some(Reverse((share.to_bits(), expert, count)))
 }
