@@ -18,6 +18,7 @@
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
 //! | 7     | capi               | the C face: convert, check, call                            |
 
+pub mod balance;
 pub mod cost;
 pub mod error;
 pub mod execute;
