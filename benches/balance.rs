@@ -1,12 +1,12 @@
 //! How long DeepSeek's placement takes, beside a sort of the same numbers, which is the least it has to do.
 //!
 //! Loads are lognormal like those of DeepSeek-V3 (sigma 0.65), from a seed; or, under `recorded`, those in
-//! expert_loads_gpqa_58x256.csv in the folder `DUALPIPE_SHARED_DATA`, or ../shared/data, where there is one.
+//! expert_loads_gpqa_58x256.csv, where there is one (tests/support/data.rs).
 
-#![allow(clippy::unwrap_used)] // A benchmark has nobody to report to.
+#[path = "../tests/support/data.rs"]
+mod data;
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
 
 use criterion::{criterion_group, criterion_main, Criterion};
 use dualpipe::balance::{deepseek, lower_bounds, Options, Problem};
@@ -27,10 +27,7 @@ fn lognormal(num_loads: usize) -> Vec<f32> {
 }
 
 fn recorded() -> Option<Vec<f32>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = std::env::var_os("DUALPIPE_SHARED_DATA");
-    let folder = folder.map_or(root.join("../shared/data"), PathBuf::from);
-    let text = std::fs::read_to_string(folder.join("expert_loads_gpqa_58x256.csv")).ok()?;
+    let text = data::optional_data("expert_loads_gpqa_58x256.csv")?;
     text.split([',', '\n'])
         .filter(|number| !number.trim().is_empty())
         .map(|number| number.trim().parse().ok())

@@ -8,15 +8,19 @@
 //! | floor | modules            | what                                                        |
 //! | ----- | ------------------ | ----------------------------------------------------------- |
 //! | 0     | error ids          | no knowledge of pipelines                                   |
-//! | 1     | op placement       | the words of a schedule                                     |
+//! | 1     | op                 | the words of a schedule                                     |
 //! | 1     | balance            | expert placement; knows nothing of pipelines                |
-//! | 2     | schedule           | who computes what in which order                            |
-//! | 2     | timeline           | who did what when; drawn as text, SVG and Chrome trace      |
+//! | 2     | placement          | which rank holds which stage                                |
+//! | 3     | schedule           | who computes what in which order                            |
+//! | 3     | timeline           | who did what when; drawn as text, SVG and Chrome trace      |
 //! | 4     | cost               | time and bytes of each stage; the only place that adds them |
 //! | 5     | sim                | schedule + costs → timeline, memory and a lower bound       |
 //! | 5     | program            | a schedule lowered to receives, tasks, sends and frees      |
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
 //! | 7     | capi               | the C face: convert, check, call                            |
+
+#![warn(missing_docs)]
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod balance;
 pub mod cost;

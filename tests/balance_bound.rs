@@ -1,8 +1,7 @@
 //! The bounds of `balance` against the optimum, found by trying every placement of a small layer.
 
-#![allow(clippy::unwrap_used)] // A test's helper fails by panicking, as the test does.
-
-use std::path::{Path, PathBuf};
+#[path = "support/data.rs"]
+mod data;
 
 use dualpipe::balance::{deepseek, lower_bounds, LayerBalance, Options, Problem};
 use proptest::prelude::*;
@@ -204,12 +203,7 @@ fn no_load_is_balanced() {
 /// found by other programs first. Skipped where the loads are not at hand.
 #[test]
 fn recorded_loads_have_their_known_imbalance_and_bounds() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folder = std::env::var_os("DUALPIPE_SHARED_DATA");
-    let folder = folder.map_or(root.join("../shared/data"), PathBuf::from);
-    let Ok(text) = std::fs::read_to_string(folder.join("expert_loads_gpqa_58x256.csv")) else {
-        return;
-    };
+    let Some(text) = data::optional_data("expert_loads_gpqa_58x256.csv") else { return };
     let numbers = text.split([',', '\n']).filter(|number| !number.is_empty());
     let loads: Vec<f32> = numbers.map(|number| number.trim().parse().unwrap()).collect();
     // slots, nodes, GPUs; imbalance, bound

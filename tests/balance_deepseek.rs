@@ -1,14 +1,12 @@
 //! `balance::deepseek` against results recorded from deepseek-ai/EPLB, and against a plain second implementation.
 //!
 //! tests/data/eplb_reference_small.json holds five recorded cases, some cut to one layer. The whole recording is
-//! read from the folder in `DUALPIPE_SHARED_DATA`, or ../shared/data, where there is one.
+//! compared too, where there is one (tests/support/data.rs).
 
-#![allow(clippy::unwrap_used)] // A test's helper fails by panicking, as the test does.
-
+#[path = "support/data.rs"]
+mod data;
 #[path = "support/naive_eplb.rs"]
 mod naive_eplb;
-
-use std::path::{Path, PathBuf};
 
 use dualpipe::balance::{deepseek, lower_bounds, ExpertPlan, Options, Problem};
 use dualpipe::ErrorKind;
@@ -41,13 +39,8 @@ impl Recorded {
     }
 }
 
-fn recorded(path: &Path) -> Vec<Recorded> {
-    let text = std::fs::read_to_string(path).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+fn recorded(text: &str) -> Vec<Recorded> {
+    serde_json::from_str(text).unwrap()
 }
 
 fn assert_recorded(cases: &[Recorded]) {
@@ -93,26 +86,21 @@ fn assert_bounded(plan: &ExpertPlan) {
 
 #[test]
 fn plans_are_those_of_deepseeks_code() {
-    let cases = recorded(&root().join("tests/data/eplb_reference_small.json"));
+    let cases = recorded(&data::data("eplb_reference_small.json"));
     assert_eq!(cases.len(), 5);
     assert_recorded(&cases);
 }
 
 #[test]
 fn plans_are_those_of_deepseeks_code_in_the_whole_recording() {
-    let folder = match std::env::var_os("DUALPIPE_SHARED_DATA") {
-        Some(folder) => PathBuf::from(folder),
-        None => root().join("../shared/data"),
-    };
-    let path = folder.join("eplb_reference.json");
-    if path.exists() {
-        assert_recorded(&recorded(&path));
+    if let Some(text) = data::optional_data("eplb_reference.json") {
+        assert_recorded(&recorded(&text));
     }
 }
 
 #[test]
 fn the_plain_implementation_is_deepseeks_too() {
-    for case in recorded(&root().join("tests/data/eplb_reference_small.json")) {
+    for case in recorded(&data::data("eplb_reference_small.json")) {
         for (layer, loads) in case.weight.iter().enumerate() {
             let naive = naive(&case.problem(), loads);
             assert_eq!(naive.slot_to_expert, case.phy2log[layer], "{}", case.name);

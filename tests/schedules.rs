@@ -5,7 +5,8 @@ mod support;
 use dualpipe::ids::Rank;
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
 use expect_test::expect;
-use support::{data, family, optional_data, order_line};
+use support::data::{data, optional_data};
+use support::{family, order_line};
 use Work::{ForwardOnly, Training};
 
 /// Every recorded order of deepseek-ai/DualPipe is ours, op by op.
@@ -103,7 +104,8 @@ fn small_schedules_by_eye() {
 fn a_schedule_refuses_what_it_cannot_fill() {
     let wrong = Err;
     type Make = fn(usize, usize, Work) -> dualpipe::error::Result<Schedule>;
-    let cases: &[(Make, usize, usize, Work, Result<(), &str>)] = &[
+    type Case = (Make, usize, usize, Work, Result<(), &'static str>);
+    let cases: &[Case] = &[
         (dualpipe, 0, 8, Training, wrong("dualpipe: num_ranks is 0, must be 2 to 4096")),
         (dualpipe, 1, 8, Training, wrong("dualpipe: num_ranks is 1, must be 2 to 4096")),
         (dualpipe, 3, 8, Training, wrong("dualpipe: num_ranks is 3, must be even and at least 2")),

@@ -1,25 +1,12 @@
 //! What several test files share.
 #![allow(dead_code)] // each test file uses a part of it
 
+pub(crate) mod data;
 pub(crate) mod naive;
 pub(crate) mod net;
 
 use dualpipe::op::{Op, Pass};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
-use std::path::PathBuf;
-
-/// A file of the larger, optional data: in the folder that `DUALPIPE_DATA` names, or beside the project.
-pub(crate) fn optional_data(name: &str) -> Option<String> {
-    let folder = std::env::var_os("DUALPIPE_DATA").map(PathBuf::from);
-    let beside = || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data"));
-    std::fs::read_to_string(folder.unwrap_or_else(beside).join(name)).ok()
-}
-
-/// A file of tests/data.
-pub(crate) fn data(name: &str) -> String {
-    let path = format!("{}/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
-}
 
 /// Every published schedule here that admits the sizes.
 pub(crate) fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule> {
