@@ -18,6 +18,7 @@
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
 //! | 7     | capi               | the C face: convert, check, call                            |
 
+pub mod capi;
 pub mod cost;
 pub mod error;
 pub mod ids;
