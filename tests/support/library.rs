@@ -103,3 +103,15 @@ pub(crate) fn functions_in_headers() -> Vec<(String, String)> {
     }
     functions
 }
+
+/// The names of a function's parameters, from its declaration in a header.
+pub(crate) fn parameters(header: &str, function: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(include().join(header)).expect(header);
+    let call = format!("{function}(");
+    let mut found = text.match_indices(&call).map(|(at, name)| at + name.len());
+    let is_code = |at: usize| !text[..at].lines().last().unwrap_or_default().starts_with([' ', '/', '#']);
+    let at = found.find(|&at| is_code(at)).expect("the function is declared");
+    let list = text[at..].split(");").next().unwrap_or_default();
+    let list = list.split(',').filter(|parameter| *parameter != "void");
+    list.filter_map(|parameter| parameter.rsplit([' ', '*']).next()).map(String::from).collect()
+}
