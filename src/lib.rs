@@ -19,10 +19,11 @@
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
 //! | 7     | capi               | the C face: convert, check, call                            |
 
-#![warn(missing_docs)]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
-
+#![warn(missing_docs)]
+#![deny(clippy::undocumented_unsafe_blocks)]
 pub mod balance;
+pub mod capi;
 pub mod cost;
 pub mod error;
 pub mod execute;

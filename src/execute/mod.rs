@@ -85,7 +85,7 @@ impl Executor {
     }
 
     /// What it runs.
-    pub fn program(&self) -> &Program {
+    pub fn program(&self) -> &Arc<Program> {
         &self.program
     }
 

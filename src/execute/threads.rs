@@ -97,10 +97,11 @@ impl Worker {
 }
 
 impl Drop for Worker {
-    /// Waits for the job's end: its waits have deadlines.
+    /// Waits for the job's end: its waits have deadlines. A job that drops its own worker is not waited for.
     fn drop(&mut self) {
         self.jobs = None;
-        if let Some(thread) = self.thread.take() {
+        let is_own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        if let Some(thread) = self.thread.take().filter(|thread| !is_own(thread)) {
             drop(thread.join());
         }
     }

@@ -7,6 +7,7 @@ mod messages;
 mod one_f_one_b;
 mod play;
 mod tasks;
+mod text;
 
 pub use check::CheckReport;
 pub use dualpipe::dualpipe;

@@ -192,8 +192,8 @@ impl World for HostWorld<'_> {
             let slot = host.lay_out(buffer, message.pass.microbatch);
             let count = slot.tensors.len();
             for i in 0..count {
-                if let Some(memory) = &mut host.memory {
-                    let tensor = &mut host.slots[buffer.index()].tensors[i];
+                let tensor = &mut host.slots[buffer.index()].tensors[i];
+                if let Some(memory) = host.memory.as_mut().filter(|_| tensor.bytes() > 0) {
                     let (data, owner) = memory.allocate(tensor).map_err(Stop::Callback)?;
                     // SAFETY: `Memory::allocate` promises memory for the tensor until it is released.
                     unsafe { tensor.adopt(data, owner) };

@@ -46,6 +46,7 @@ pub struct Tensor {
     dtype: DType,
     num_dimensions: usize,
     shape: [i64; DIMENSIONS_MAX],
+    strides: [i64; DIMENSIONS_MAX],
     is_present: bool,
 }
 
@@ -57,6 +58,10 @@ impl Tensor {
     pub(crate) fn without_data(spec: &TensorSpec) -> Tensor {
         let mut shape = [0; DIMENSIONS_MAX];
         shape[..spec.shape.len()].copy_from_slice(&spec.shape);
+        let mut strides = [1; DIMENSIONS_MAX];
+        for i in (1..spec.shape.len()).rev() {
+            strides[i - 1] = strides[i] * shape[i].max(1);
+        }
         Tensor {
             data: None,
             owner: std::ptr::null_mut(),
@@ -64,6 +69,7 @@ impl Tensor {
             dtype: spec.dtype,
             num_dimensions: spec.shape.len(),
             shape,
+            strides,
             is_present: true,
         }
     }
@@ -101,6 +107,11 @@ impl Tensor {
     /// Its shape.
     pub fn shape(&self) -> &[i64] {
         &self.shape[..self.num_dimensions]
+    }
+
+    /// Elements from one to the next in each dimension: those of a row-major tensor.
+    pub fn strides(&self) -> &[i64] {
+        &self.strides[..self.num_dimensions]
     }
 
     /// `false` for a gradient that the stage that should have made it does not have.

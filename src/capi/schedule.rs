@@ -1,0 +1,267 @@
+//! Schedules: who computes what in which order.
+
+use std::ffi::c_char;
+use std::sync::{Arc, OnceLock};
+
+use super::args::{self, Buffer, Out};
+use super::guard::call;
+use super::handle::{self, Kind, Object};
+use super::op::dualpipe_op;
+use super::options::{self, Growing, OutStruct};
+use super::process;
+use super::status::dualpipe_status;
+use super::status::{Failure, Outcome};
+use crate::ids::{Direction, Rank, Stage};
+use crate::op::{StageCopy, Task};
+use crate::program::{lower, Program};
+use crate::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
+
+use dualpipe_schedule_kind::*;
+
+/// What a dualpipe_schedule_t points to: nothing that C could look into.
+pub struct dualpipe_schedule(());
+
+/// A schedule: for every rank, the order of its ops. It never changes: any number of threads may use it at once. It
+/// stays usable after a fork. Free it with dualpipe_schedule_free.
+pub type dualpipe_schedule_t = *mut dualpipe_schedule;
+
+/// The published schedules.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum dualpipe_schedule_kind {
+    /// DualPipe (DeepSeek-V3, arXiv 2412.19437): two directions, two copies of the parameters. num_ranks even, 2 to
+    /// 4096; num_microbatches counts both directions, even, at least 2 * num_ranks - 2 (2 if forward_only).
+    DUALPIPE_KIND_DUALPIPE = 1,
+    /// DualPipeV: DualPipe folded into a V, one copy of the parameters, two stages on each rank. num_ranks 1 to 4096;
+    /// num_microbatches at least 2 * num_ranks - 1 (1 if forward_only).
+    DUALPIPE_KIND_DUALPIPE_V = 2,
+    /// 1F1B (PipeDream-Flush, arXiv 2006.09503). num_ranks 1 to 4096; num_microbatches at least 1.
+    DUALPIPE_KIND_1F1B = 3,
+}
+
+/// What schedule to create. Start from DUALPIPE_SCHEDULE_OPTIONS_INIT.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_schedule_options {
+    /// sizeof(dualpipe_schedule_options).
+    pub size: u32,
+    /// A dualpipe_schedule_kind, which also says what the other fields may be.
+    pub kind: u32,
+    /// The ranks of the pipeline, P.
+    pub num_ranks: u32,
+    /// The micro-batches of a step, both directions together, at most 1048576 and 4194304 / (stages of a direction).
+    pub num_microbatches: u32,
+    /// 0: every micro-batch goes forward and backward. 1: only forward, for inference.
+    pub forward_only: u32,
+}
+
+// SAFETY: repr(C), five u32.
+unsafe impl Growing for dualpipe_schedule_options {
+    const SIZE_V1: usize = 20;
+}
+
+/// What a schedule is. Start from DUALPIPE_SCHEDULE_INFO_INIT.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_schedule_info {
+    /// sizeof(dualpipe_schedule_info).
+    pub size: u32,
+    /// A dualpipe_schedule_kind.
+    pub kind: u32,
+    /// Ranks of the pipeline.
+    pub num_ranks: u32,
+    /// Stages of the model.
+    pub num_stages: u32,
+    /// 1, or 2: then each stage has two parameter copies.
+    pub num_directions: u32,
+    /// Micro-batches of a step, both directions together; of two directions each has half.
+    pub num_microbatches: u32,
+    /// Whether micro-batches only go forward: 0 or 1.
+    pub forward_only: u32,
+}
+
+// SAFETY: repr(C), seven u32.
+unsafe impl Growing for dualpipe_schedule_info {
+    const SIZE_V1: usize = 28;
+}
+
+/// Creates a published schedule.
+///
+/// Errors: DUALPIPE_ERROR_INVALID_ARGUMENT if the options are outside the range that their kind has. Time and memory:
+/// proportional to the ops of all ranks.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_create(
+    options: *const dualpipe_schedule_options,
+    schedule: *mut dualpipe_schedule_t,
+) -> dualpipe_status {
+    call("dualpipe_schedule_create", || {
+        // SAFETY: both are the caller's.
+        let (options, out) = unsafe { (options::read("options", options)?, Out::new("schedule", schedule)?) };
+        let work = match args::flag("options->forward_only", options.forward_only)? {
+            true => Work::ForwardOnly,
+            false => Work::Training,
+        };
+        let kind = dualpipe_schedule_kind::from_c(options.kind)?;
+        let create = match kind {
+            DUALPIPE_KIND_DUALPIPE => dualpipe,
+            DUALPIPE_KIND_DUALPIPE_V => dualpipe_v,
+            DUALPIPE_KIND_1F1B => one_f_one_b,
+        };
+        let schedule = create(options.num_ranks as usize, options.num_microbatches as usize, work)?;
+        out.write(handle::insert(ScheduleObject { kind, schedule, programs: OnceLock::new() })?);
+        Ok(())
+    })
+}
+
+/// Frees a schedule. NULL is fine. What was made from it stays.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_free(schedule: dualpipe_schedule_t) -> dualpipe_status {
+    call("dualpipe_schedule_free", || handle::free::<ScheduleObject>("schedule", schedule))
+}
+
+/// What a schedule is: its kind and sizes.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_describe(
+    schedule: dualpipe_schedule_t,
+    info: *mut dualpipe_schedule_info,
+) -> dualpipe_status {
+    call("dualpipe_schedule_describe", || {
+        let object = handle::get::<ScheduleObject>("schedule", schedule)?;
+        // SAFETY: the caller's.
+        let out = unsafe { OutStruct::new("info", info) }?;
+        let (schedule, placement) = (&object.schedule, object.schedule.placement());
+        out.write(dualpipe_schedule_info {
+            size: 0,
+            kind: object.kind as u32,
+            num_ranks: placement.num_ranks() as u32,
+            num_stages: placement.num_stages() as u32,
+            num_directions: placement.num_directions() as u32,
+            num_microbatches: schedule.num_microbatches() as u32,
+            forward_only: (schedule.work() == Work::ForwardOnly).into(),
+        });
+        Ok(())
+    })
+}
+
+/// The ops of `rank`, 0 to num_ranks - 1, in order. Buffers are filled as dualpipe.h says under "Buffers".
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_order(
+    schedule: dualpipe_schedule_t,
+    rank: u32,
+    ops: *mut dualpipe_op,
+    capacity: usize,
+    count: *mut usize,
+) -> dualpipe_status {
+    call("dualpipe_schedule_order", || {
+        let object = handle::get::<ScheduleObject>("schedule", schedule)?;
+        let rank = object.rank(rank)?;
+        // SAFETY: the caller's.
+        let out = unsafe { Buffer::new("ops", ops, capacity, "count", count) }?;
+        let (placement, order) = (object.schedule.placement(), object.schedule.order(rank));
+        out.fill(order.len(), order.iter().map(|&op| dualpipe_op::new(placement, Task::Op(op))))
+    })
+}
+
+/// The rank that holds the parameters of `stage`, 0 to num_stages - 1, in `direction`, 0 to num_directions - 1.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_rank_of(
+    schedule: dualpipe_schedule_t,
+    direction: u32,
+    stage: u32,
+    rank: *mut u32,
+) -> dualpipe_status {
+    call("dualpipe_schedule_rank_of", || {
+        let object = handle::get::<ScheduleObject>("schedule", schedule)?;
+        let copy = object.copy(direction, stage)?;
+        // SAFETY: the caller's.
+        let out = unsafe { Out::new("rank", rank) }?;
+        let holder = object.schedule.placement().rank_of(copy);
+        out.write(holder.ok_or_else(|| Failure::argument("stage", "has no rank"))?.0);
+        Ok(())
+    })
+}
+
+/// Proves that a schedule can run: every pass exactly once and in order, and no rank waits for ever.
+///
+/// Writes for each rank the most micro-batch activations alive at once: from the start of an F to the end of its B or
+/// W (forward only: of the F). Buffers are filled as dualpipe.h says under "Buffers"; the count is num_ranks.
+///
+/// Errors: DUALPIPE_ERROR_INVALID_SCHEDULE, with rank, position, op and reason. Time: proportional to the ops.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_check(
+    schedule: dualpipe_schedule_t,
+    peak_live: *mut u32,
+    capacity: usize,
+    count: *mut usize,
+) -> dualpipe_status {
+    call("dualpipe_schedule_check", || {
+        let object = handle::get::<ScheduleObject>("schedule", schedule)?;
+        // SAFETY: the caller's.
+        let out = unsafe { Buffer::new("peak_live", peak_live, capacity, "count", count) }?;
+        let peaks = object.schedule.check()?.peak_live;
+        out.fill(peaks.len(), peaks.iter().map(|&peak| peak as u32))
+    })
+}
+
+/// A schedule as text: a line for each rank, such as "1| 1F0 2f0 1F1 ...". A token is stage, kind, micro-batch; the
+/// kind is a small letter in direction 1; a pair is "2F3&5b1". A NUL ends it; the length is without the NUL.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_schedule_to_text(
+    schedule: dualpipe_schedule_t,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> dualpipe_status {
+    call("dualpipe_schedule_to_text", || {
+        let object = handle::get::<ScheduleObject>("schedule", schedule)?;
+        // SAFETY: the caller's.
+        let out = unsafe { Buffer::new("text", text, capacity, "length", length) }?;
+        out.fill_text(&object.schedule.to_text())
+    })
+}
+
+impl dualpipe_schedule_kind {
+    fn from_c(kind: u32) -> Outcome<dualpipe_schedule_kind> {
+        let kinds = [DUALPIPE_KIND_DUALPIPE, DUALPIPE_KIND_DUALPIPE_V, DUALPIPE_KIND_1F1B];
+        args::one_of("options->kind", kind, kinds.map(|kind| (kind as u32, kind)))
+    }
+}
+
+/// A schedule that C has a handle of.
+pub(crate) struct ScheduleObject {
+    pub(crate) kind: dualpipe_schedule_kind,
+    pub(crate) schedule: Schedule,
+    /// Lowered when the first program is asked for.
+    programs: OnceLock<Arc<[Program]>>,
+}
+
+impl Object for ScheduleObject {
+    type Opaque = dualpipe_schedule;
+    const KIND: Kind = Kind::Schedule;
+}
+
+impl ScheduleObject {
+    /// The rank that C calls `rank`.
+    pub(crate) fn rank(&self, rank: u32) -> Outcome<Rank> {
+        Ok(Rank(args::index("rank", rank, self.schedule.num_ranks())? as u32))
+    }
+
+    /// The parameter copy that C calls `direction`, `stage`.
+    pub(crate) fn copy(&self, direction: u32, stage: u32) -> Outcome<StageCopy> {
+        let placement = self.schedule.placement();
+        let direction = args::index("direction", direction, placement.num_directions())?;
+        let stage = args::index("stage", stage, placement.num_stages())?;
+        Ok(StageCopy { direction: Direction::ALL[direction], stage: Stage(stage as u16) })
+    }
+
+    /// The program of every rank.
+    pub(crate) fn programs(&self) -> Outcome<Arc<[Program]>> {
+        if let Some(programs) = self.programs.get() {
+            return Ok(programs.clone());
+        }
+        let programs: Arc<[Program]> = lower(&self.schedule)?.into();
+        // A fork in the middle of this would leave the cell locked in the child.
+        process::without_fork(|| drop(self.programs.set(programs.clone())));
+        Ok(programs)
+    }
+}

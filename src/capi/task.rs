@@ -1,0 +1,236 @@
+//! Tasks: what an executor's callback is handed.
+
+use std::cell::RefCell;
+use std::ffi::{c_char, c_void, CStr, CString};
+use std::ptr::{null, null_mut, NonNull};
+use std::sync::Arc;
+
+use super::args::{self, UserData};
+use super::guard::call;
+use super::op::{dualpipe_op, dualpipe_pass};
+use super::status::dualpipe_status;
+use super::tensor::{DLDataType, DLDevice, DLTensor};
+use crate::execute::{PassTensors, TaskRun, TaskRunner, Tensor};
+use crate::op::Task;
+use crate::placement::Placement;
+use crate::program::Program;
+
+/// A tensor of a message: dense, row-major, in ordinary memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_tensor {
+    /// The tensor. Its shape and strides are the executor's, until the task returns.
+    pub dl: DLTensor,
+    /// With the caller's memory (dualpipe_memory): the word that release gets with data. Otherwise NULL.
+    pub owner: *mut c_void,
+    /// 1; 0 for a gradient that does not exist: in output_grads, the next stage made none; in input_grads, the task
+    /// sets it if it has none. Activations are always there.
+    pub is_present: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// A pass and its tensors. At the first stage there are no inputs and no input_grads, at the last no outputs and no
+/// output_grads; whatever else a stage keeps from F to W is its own business.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_task_pass {
+    /// Direction, stage, micro-batch, and which of the rank's copies.
+    pub pass: dualpipe_pass,
+    /// Length of inputs.
+    pub num_inputs: u32,
+    /// Length of outputs.
+    pub num_outputs: u32,
+    /// Length of output_grads.
+    pub num_output_grads: u32,
+    /// Length of input_grads.
+    pub num_input_grads: u32,
+    /// Activations from the previous stage, the same from F to W. To be read.
+    pub inputs: *const dualpipe_tensor,
+    /// Activations for the next stage, to be filled by F. With the caller's memory data is NULL: the task sets data
+    /// and owner.
+    pub outputs: *mut dualpipe_tensor,
+    /// Gradients from the next stage. To be read.
+    pub output_grads: *const dualpipe_tensor,
+    /// Gradients for the previous stage, to be filled by B or I, or said to be absent. Memory as for outputs.
+    pub input_grads: *mut dualpipe_tensor,
+}
+
+/// A task to run now. F reads inputs and writes outputs; B and I read inputs and output_grads and write input_grads; W
+/// reads inputs and output_grads; FB does F and B of two passes, whose work may overlap. REDUCE_GRADS has no tensors:
+/// every weight gradient of the copy in op.backward is final; sum it with that of the same stage in the other
+/// direction, which is on reduce_peer. It grows with later versions: read it by its size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_task {
+    /// sizeof(dualpipe_task) in the library.
+    pub size: u32,
+    /// For REDUCE_GRADS the rank that has the other copy; else DUALPIPE_NONE.
+    pub reduce_peer: u32,
+    /// What to do: its kind is a dualpipe_op_kind.
+    pub op: dualpipe_op,
+    /// 0.
+    pub reserved: u32,
+    /// The pass to run forward; NULL if there is none.
+    pub forward: *const dualpipe_task_pass,
+    /// The pass to run backward; NULL if there is none.
+    pub backward: *const dualpipe_task_pass,
+}
+
+/// Runs one task on the thread that runs the step, and returns 0; anything else ends the step on all ranks. The task
+/// and all that it points to is valid until it returns. It may call any function of the library but those on its own
+/// executor, which return DUALPIPE_ERROR_BUSY.
+pub type dualpipe_task_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, task: *const dualpipe_task) -> i32>;
+
+/// Says in words why the task that this thread runs is about to return non-zero: the step's error repeats them.
+///
+/// text: NUL-terminated, at most 4095 bytes are kept; NULL takes the words back.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_task_set_error(text: *const c_char) -> dualpipe_status {
+    call("dualpipe_task_set_error", || {
+        let text = match text.is_null() {
+            true => None,
+            false => {
+                // SAFETY: not NULL; the caller's text ends with a NUL.
+                let length = unsafe { libc::strnlen(text, TEXT_MAX) };
+                // SAFETY: so many bytes were looked at.
+                let bytes = unsafe { args::slice("text", text.cast::<u8>(), "its length", length) }?;
+                CString::new(bytes).ok()
+            }
+        };
+        TASK_ERROR.with(|error| *error.borrow_mut() = text);
+        Ok(())
+    })
+}
+
+/// Most bytes of a task's words.
+const TEXT_MAX: usize = 4095;
+
+thread_local! {
+    static TASK_ERROR: RefCell<Option<CString>> = const { RefCell::new(None) };
+}
+
+/// Room for the tensors of a forward and of a backward pass as C sees them, kept from task to task.
+#[derive(Default)]
+pub(super) struct LentTensors([Vec<dualpipe_tensor>; 2]);
+
+// SAFETY: they are empty between tasks.
+unsafe impl Send for LentTensors {}
+
+/// The caller's function as the runner of tasks.
+pub(super) struct CallerTasks<'a> {
+    pub(super) function: unsafe extern "C-unwind" fn(*mut c_void, *const dualpipe_task) -> i32,
+    pub(super) user_data: UserData,
+    pub(super) program: Arc<Program>,
+    pub(super) tensors: &'a mut LentTensors,
+}
+
+impl TaskRunner for CallerTasks<'_> {
+    fn run(&mut self, run: &mut TaskRun<'_>) -> Result<(), String> {
+        let placement = self.program.placement();
+        let [of_forward, of_backward] = &mut self.tensors.0;
+        let forward = run.forward.as_ref().map(|pass| lend(placement, pass, of_forward));
+        let backward = run.backward.as_ref().map(|pass| lend(placement, pass, of_backward));
+        let twin = match run.task {
+            Task::ReduceGrads(copy) => {
+                let direction = copy.direction.opposite();
+                placement.rank_of(crate::op::StageCopy { direction, ..copy })
+            }
+            Task::Op(_) => None,
+        };
+        let task = dualpipe_task {
+            size: size_of::<dualpipe_task>() as u32,
+            reduce_peer: twin.map_or(super::op::DUALPIPE_NONE, |rank| rank.0),
+            op: dualpipe_op::new(placement, run.task),
+            reserved: 0,
+            forward: forward.as_ref().map_or(null(), std::ptr::from_ref),
+            backward: backward.as_ref().map_or(null(), std::ptr::from_ref),
+        };
+        TASK_ERROR.with(|error| *error.borrow_mut() = None);
+        // SAFETY: the caller's function, with a task that outlives the call.
+        let code = unsafe { (self.function)(self.user_data.0, &task) };
+        let taken_back = [(run.forward.as_mut(), &of_forward), (run.backward.as_mut(), &of_backward)];
+        for (pass, tensors) in taken_back {
+            pass.into_iter().for_each(|pass| take_back(pass, tensors));
+        }
+        of_forward.clear();
+        of_backward.clear();
+        match (code, TASK_ERROR.with(|error| error.borrow_mut().take())) {
+            (0, _) => Ok(()),
+            (code, None) => Err(format!("it returned {code}")),
+            (_, Some(text)) => Err(CStr::to_string_lossy(&text).into_owned()),
+        }
+    }
+}
+
+/// A pass as C sees it: its tensors one after the other in `tensors`.
+fn lend(
+    placement: &Placement,
+    pass: &PassTensors<'_>,
+    tensors: &mut Vec<dualpipe_tensor>,
+) -> dualpipe_task_pass {
+    tensors.clear();
+    let lists: [&[Tensor]; 4] = [pass.inputs, pass.outputs, pass.output_grads, pass.input_grads];
+    lists.iter().for_each(|list| tensors.extend(list.iter().map(dualpipe_tensor::new)));
+    let mut rest = tensors.as_mut_ptr();
+    let [inputs, outputs, output_grads, input_grads] = lists.map(|list| {
+        let first = rest;
+        rest = rest.wrapping_add(list.len());
+        if list.is_empty() {
+            null_mut()
+        } else {
+            first
+        }
+    });
+    let [num_inputs, num_outputs, num_output_grads, num_input_grads] = lists.map(|list| list.len() as u32);
+    dualpipe_task_pass {
+        pass: dualpipe_pass::new(placement, pass.pass),
+        num_inputs,
+        num_outputs,
+        num_output_grads,
+        num_input_grads,
+        inputs,
+        outputs,
+        output_grads,
+        input_grads,
+    }
+}
+
+/// What the task has said of the tensors that it writes.
+fn take_back(pass: &mut PassTensors<'_>, tensors: &[dualpipe_tensor]) {
+    let (num_inputs, num_output_grads) = (pass.inputs.len(), pass.output_grads.len());
+    let (outputs, rest) = tensors[num_inputs..].split_at(pass.outputs.len());
+    let written = pass.outputs.iter_mut().zip(outputs);
+    for (ours, theirs) in written.chain(pass.input_grads.iter_mut().zip(&rest[num_output_grads..])) {
+        ours.set_present(theirs.is_present != 0);
+        let data = theirs.dl.data.cast::<u8>().wrapping_add(theirs.dl.byte_offset as usize);
+        match NonNull::new(data) {
+            Some(data) if !theirs.dl.data.is_null() && ours.data() != Some(data) => {
+                // SAFETY: a task that sets data promises memory for the tensor until it is released.
+                unsafe { ours.adopt(data, theirs.owner) };
+            }
+            _ => {}
+        }
+    }
+}
+
+impl dualpipe_tensor {
+    fn new(tensor: &Tensor) -> dualpipe_tensor {
+        let dtype = tensor.dtype();
+        dualpipe_tensor {
+            dl: DLTensor {
+                data: tensor.data().map_or(null_mut(), |data| data.as_ptr().cast()),
+                device: DLDevice { device_type: 1, device_id: 0 },
+                ndim: tensor.shape().len() as i32,
+                dtype: DLDataType { code: dtype.code, bits: dtype.bits, lanes: dtype.lanes },
+                shape: tensor.shape().as_ptr().cast_mut(),
+                strides: tensor.strides().as_ptr().cast_mut(),
+                byte_offset: 0,
+            },
+            owner: tensor.owner(),
+            is_present: tensor.is_present().into(),
+            reserved: 0,
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Transports: how messages get from rank to rank. In one process the library's own; across processes the caller's,
+//! through a table of functions (MPI, torch.distributed, UCX, anything that sends bytes).
+
+use std::ffi::{c_char, c_void, CStr};
+use std::time::Duration;
+
+use super::args::{Out, UserData};
+use super::guard::call;
+use super::handle::{self, Kind, Object};
+use super::options::{self, Growing};
+use super::status::dualpipe_status;
+use super::status::{Failure, Outcome};
+use crate::execute::fault::Notice;
+use crate::execute::rank::Stop;
+use crate::execute::transport::{Completion, Inproc, Request, Transfer, Transport};
+use crate::ids::Rank;
+
+use dualpipe_transport_code::*;
+
+/// What a dualpipe_inproc_t points to: nothing that C could look into.
+pub struct dualpipe_inproc(());
+
+/// What the ranks of one process share, so that their executors can exchange messages: a message is one copy. Each rank
+/// is for one executor; after a failure create a new one. Any number of threads may use it at once. It is useless in a
+/// child of fork. Free it with dualpipe_inproc_free; executors that use it keep what they need.
+pub type dualpipe_inproc_t = *mut dualpipe_inproc;
+
+/// One tensor of one message, to be sent or received. It grows with later versions: read it by its size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_transfer {
+    /// sizeof(dualpipe_transfer) in the library.
+    pub size: u32,
+    /// The other rank.
+    pub peer: u32,
+    /// Direction and kind of the message, 0 to 3. Within a channel, two ranks send and receive in the same order.
+    pub channel: u32,
+    /// 0.
+    pub reserved: u32,
+    /// A number of its own for each tensor of each message of each step (modulo 65536 steps), below 2^56, the same on
+    /// both sides.
+    pub tag: u64,
+    /// The elements, in ordinary memory. It stays in place until the transfer has ended or was withdrawn.
+    pub data: *mut c_void,
+    /// How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as such.
+    pub num_bytes: u64,
+}
+
+/// What a transport's functions return.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum dualpipe_transport_code {
+    /// Done; for test: see done.
+    DUALPIPE_TRANSPORT_OK = 0,
+    /// send and receive: not now, ask again.
+    DUALPIPE_TRANSPORT_AGAIN = 1,
+    /// The peer is no longer there.
+    DUALPIPE_TRANSPORT_PEER_GONE = 2,
+    /// The transport failed, as every other number says; last_error may tell how.
+    DUALPIPE_TRANSPORT_FAILED = 3,
+}
+
+/// A transport of the caller's, one rank's end of it. Start from DUALPIPE_TRANSPORT_INIT. The library copies it.
+///
+/// All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
+/// dualpipe_executor_free. None but wait may wait. They may not call the executor.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct dualpipe_transport {
+    /// sizeof(dualpipe_transport).
+    pub size: u32,
+    /// 0.
+    pub reserved: u32,
+    /// What the functions get.
+    pub user_data: *mut c_void,
+    /// Starts to send; writes a number of the caller's choice by which test asks for it. Never NULL.
+    pub send: dualpipe_transport_post_fn,
+    /// Posts a receive, likewise. Never NULL.
+    pub receive: dualpipe_transport_post_fn,
+    /// Whether a transfer has ended: writes 1 to done and how many bytes were transferred, or 0 to done. Never NULL.
+    pub test: dualpipe_transport_test_fn,
+    /// Returns when something may have changed, or after timeout_ns, or for no reason. NULL: the library tests again
+    /// every few microseconds, at first at once, at the latest every 200.
+    pub wait: dualpipe_transport_wait_fn,
+    /// What another rank told by abort, if any did: writes its rank and a text, NUL-terminated, of at most capacity
+    /// bytes, and returns 1; 0 if none did. NULL: failing ranks are found by the deadline.
+    pub poll_abort: dualpipe_transport_poll_fn,
+    /// Tells all other ranks that rank failed, as far as possible. NULL: they find out by the deadline.
+    pub abort: dualpipe_transport_abort_fn,
+    /// Ends all transfers: when it returns, none of their memory is touched any more. Never NULL.
+    pub withdraw: dualpipe_transport_done_fn,
+    /// Writes in words what went wrong last, NUL-terminated, at most capacity bytes. NULL: no words.
+    pub last_error: dualpipe_transport_error_fn,
+    /// The executor has been freed, or could not be created: no function is called any more. NULL: nothing to do.
+    pub destroy: dualpipe_transport_done_fn,
+}
+
+/// send and receive: a dualpipe_transport_code.
+pub type dualpipe_transport_post_fn = Option<
+    unsafe extern "C-unwind" fn(
+        user_data: *mut c_void,
+        transfer: *const dualpipe_transfer,
+        request: *mut u64,
+    ) -> u32,
+>;
+/// test: a dualpipe_transport_code.
+pub type dualpipe_transport_test_fn = Option<
+    unsafe extern "C-unwind" fn(
+        user_data: *mut c_void,
+        request: u64,
+        done: *mut u32,
+        num_bytes: *mut u64,
+    ) -> u32,
+>;
+/// wait.
+pub type dualpipe_transport_wait_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, timeout_ns: u64)>;
+/// poll_abort.
+pub type dualpipe_transport_poll_fn = Option<
+    unsafe extern "C-unwind" fn(
+        user_data: *mut c_void,
+        rank: *mut u32,
+        text: *mut c_char,
+        capacity: usize,
+    ) -> u32,
+>;
+/// abort.
+pub type dualpipe_transport_abort_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, rank: u32, text: *const c_char)>;
+/// last_error.
+pub type dualpipe_transport_error_fn =
+    Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, text: *mut c_char, capacity: usize)>;
+/// withdraw and destroy.
+pub type dualpipe_transport_done_fn = Option<unsafe extern "C-unwind" fn(user_data: *mut c_void)>;
+
+// SAFETY: repr(C); u32, u32, pointers without gaps; NULL is a value of each, and other bits are the caller's promise.
+unsafe impl Growing for dualpipe_transport {
+    const SIZE_V1: usize = 88;
+}
+const _: () = assert!(size_of::<dualpipe_transport>() == 88 && size_of::<dualpipe_transfer>() == 40);
+
+/// Creates what num_ranks ranks of this process (1 to 4096) share.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_inproc_create(
+    num_ranks: u32,
+    inproc: *mut dualpipe_inproc_t,
+) -> dualpipe_status {
+    call("dualpipe_inproc_create", || {
+        // SAFETY: the caller's.
+        let out = unsafe { Out::new("inproc", inproc) }?;
+        out.write(handle::insert(InprocObject(Inproc::new(num_ranks as usize)?))?);
+        Ok(())
+    })
+}
+
+/// Frees it. NULL is fine. Executors that use it go on.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_inproc_free(inproc: dualpipe_inproc_t) -> dualpipe_status {
+    call("dualpipe_inproc_free", || handle::free::<InprocObject>("inproc", inproc))
+}
+
+/// An inproc that C has a handle of.
+pub(crate) struct InprocObject(pub(crate) Inproc);
+
+impl Object for InprocObject {
+    type Opaque = dualpipe_inproc;
+    const KIND: Kind = Kind::Inproc;
+    const OWNS_THREADS: bool = true;
+}
+
+/// The caller's table of functions as a transport.
+pub(super) struct CallerTransport {
+    table: dualpipe_transport,
+    user_data: UserData,
+    /// How often in a row the library had to wait by itself.
+    idle: u32,
+    notice: Option<Notice>,
+}
+
+// SAFETY: the table's documentation says on which threads its functions are called.
+unsafe impl Send for CallerTransport {}
+
+impl CallerTransport {
+    /// # Safety
+    /// The pointer, if its bits pass, is one to a table, as its documentation says.
+    pub(super) unsafe fn read(argument: &str, table: *const dualpipe_transport) -> Outcome<CallerTransport> {
+        // SAFETY: the caller's promise.
+        let table = unsafe { options::read(argument, table) }?;
+        if table.reserved != 0 {
+            let how = format!("is {}, must be 0", table.reserved);
+            return Err(Failure::argument(&format!("{argument}->reserved"), how));
+        }
+        let needed = [
+            ("send", table.send.is_some()),
+            ("receive", table.receive.is_some()),
+            ("test", table.test.is_some()),
+            ("withdraw", table.withdraw.is_some()),
+        ];
+        if let Some((name, _)) = needed.iter().find(|(_, is_there)| !is_there) {
+            return Err(Failure::argument(&format!("{argument}->{name}"), "is NULL"));
+        }
+        Ok(CallerTransport { table, user_data: UserData(table.user_data), idle: 0, notice: None })
+    }
+
+    fn post(
+        &self,
+        function: dualpipe_transport_post_fn,
+        transfer: Transfer,
+    ) -> Result<Option<Request>, Stop> {
+        let transfer = dualpipe_transfer {
+            size: size_of::<dualpipe_transfer>() as u32,
+            peer: transfer.peer.0,
+            channel: transfer.channel,
+            reserved: 0,
+            tag: transfer.tag,
+            data: transfer.data.as_ptr().cast(),
+            num_bytes: transfer.bytes as u64,
+        };
+        let mut request = 0;
+        let code = match function {
+            // SAFETY: the caller's function, with what its documentation says.
+            Some(function) => unsafe { function(self.user_data.0, &transfer, &mut request) },
+            None => DUALPIPE_TRANSPORT_FAILED as u32,
+        };
+        self.check(code).map(|ok| ok.then_some(Request(request)))
+    }
+
+    /// `true` for OK, `false` for AGAIN.
+    fn check(&self, code: u32) -> Result<bool, Stop> {
+        const OK: u32 = DUALPIPE_TRANSPORT_OK as u32;
+        const AGAIN: u32 = DUALPIPE_TRANSPORT_AGAIN as u32;
+        const GONE: u32 = DUALPIPE_TRANSPORT_PEER_GONE as u32;
+        match code {
+            OK => Ok(true),
+            AGAIN => Ok(false),
+            GONE => Err(Stop::PeerGone),
+            code => Err(Stop::Transport(self.last_error(code))),
+        }
+    }
+
+    fn last_error(&self, code: u32) -> String {
+        let mut text = [0 as c_char; TEXT_MAX];
+        if let Some(function) = self.table.last_error {
+            // SAFETY: the caller's function, with room for what it writes.
+            unsafe { function(self.user_data.0, text.as_mut_ptr(), TEXT_MAX) };
+        }
+        match text_of(&mut text) {
+            text if text.is_empty() => format!("it returned {code}"),
+            text => text,
+        }
+    }
+}
+
+/// Longest text of a transport, with its NUL.
+const TEXT_MAX: usize = 1024;
+
+/// What the caller has written, made to end in any case.
+fn text_of(text: &mut [c_char; TEXT_MAX]) -> String {
+    text[TEXT_MAX - 1] = 0;
+    // SAFETY: there is a NUL at the end at the latest.
+    unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+impl Transport for CallerTransport {
+    /// The system's monotonic clock, which all processes of a machine share.
+    fn now_ns(&self) -> u64 {
+        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: writes to a local; it cannot fail for this clock.
+        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    }
+
+    fn reserve(&mut self, _: usize) {}
+
+    unsafe fn send(&mut self, transfer: Transfer) -> Result<Option<Request>, Stop> {
+        self.idle = 0;
+        self.post(self.table.send, transfer)
+    }
+
+    unsafe fn receive(&mut self, transfer: Transfer) -> Result<Option<Request>, Stop> {
+        self.idle = 0;
+        self.post(self.table.receive, transfer)
+    }
+
+    fn test(&mut self, request: Request, _: Rank) -> Result<Option<Completion>, Stop> {
+        let (mut done, mut num_bytes) = (0, 0);
+        let code = match self.table.test {
+            // SAFETY: the caller's function, with what its documentation says.
+            Some(test) => unsafe { test(self.user_data.0, request.0, &mut done, &mut num_bytes) },
+            None => DUALPIPE_TRANSPORT_FAILED as u32,
+        };
+        if !self.check(code)? || done == 0 {
+            return Ok(None);
+        }
+        self.idle = 0;
+        let bytes = usize::try_from(num_bytes).unwrap_or(usize::MAX);
+        Ok(Some(Completion { bytes, sent_ns: None }))
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        if let Some(wait) = self.table.wait {
+            // SAFETY: the caller's function, with the caller's data.
+            return unsafe { wait(self.user_data.0, timeout_ns) };
+        }
+        self.idle = self.idle.saturating_add(1);
+        match self.idle {
+            0..200 => std::hint::spin_loop(),
+            200..400 => std::thread::yield_now(),
+            idle => std::thread::sleep(timeout.min(Duration::from_micros(u64::from(idle / 100).min(200)))),
+        }
+    }
+
+    fn notice(&mut self) -> Option<Notice> {
+        if self.notice.is_none() {
+            let poll = self.table.poll_abort?;
+            let (mut rank, mut text) = (0, [0 as c_char; TEXT_MAX]);
+            // SAFETY: the caller's function, with room for what it writes.
+            let told = unsafe { poll(self.user_data.0, &mut rank, text.as_mut_ptr(), TEXT_MAX) };
+            if told != 0 {
+                self.notice = Some(Notice { rank: Rank(rank), text: text_of(&mut text) });
+            }
+        }
+        self.notice.clone()
+    }
+
+    fn abort(&mut self, notice: &Notice) {
+        if let Some(abort) = self.table.abort {
+            let text = super::status::c_text(&notice.text);
+            // SAFETY: the caller's function, with a text that outlives the call.
+            unsafe { abort(self.user_data.0, notice.rank.0, text.as_ptr()) };
+        }
+    }
+
+    fn withdraw(&mut self) {
+        if let Some(withdraw) = self.table.withdraw {
+            // SAFETY: the caller's function, with the caller's data.
+            unsafe { withdraw(self.user_data.0) };
+        }
+    }
+}
+
+impl Drop for CallerTransport {
+    fn drop(&mut self) {
+        if let Some(destroy) = self.table.destroy {
+            // SAFETY: the caller's function, with the caller's data.
+            unsafe { destroy(self.user_data.0) };
+        }
+    }
+}

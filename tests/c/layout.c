@@ -1,0 +1,51 @@
+/* The layout of every struct: part of the ABI while the SONAME stays. */
+#include <dualpipe.h>
+
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define SAME(a, b) _Static_assert((a) == (b), #a " is not " #b)
+#else
+#define SAME(a, b) extern char same[(a) == (b) ? 1 : -1]
+#endif
+
+SAME(sizeof(DLTensor), 48);
+SAME(offsetof(DLTensor, device), 8);
+SAME(offsetof(DLTensor, ndim), 16);
+SAME(offsetof(DLTensor, dtype), 20);
+SAME(offsetof(DLTensor, shape), 24);
+SAME(offsetof(DLTensor, byte_offset), 40);
+
+SAME(sizeof(dualpipe_status), 4);
+SAME(sizeof(dualpipe_schedule_t), 8);
+SAME(sizeof(dualpipe_schedule_options), 20);
+SAME(sizeof(dualpipe_schedule_info), 28);
+
+SAME(sizeof(dualpipe_pass), 16);
+SAME(offsetof(dualpipe_pass, copy), 12);
+SAME(sizeof(dualpipe_op), 36);
+SAME(offsetof(dualpipe_op, backward), 20);
+SAME(sizeof(dualpipe_message), 24);
+SAME(offsetof(dualpipe_message, pass), 8);
+
+SAME(sizeof(dualpipe_stage_costs), 56);
+SAME(offsetof(dualpipe_stage_costs, parameter_bytes), 48);
+SAME(sizeof(dualpipe_costs), 40);
+SAME(offsetof(dualpipe_costs, stages), 8);
+SAME(offsetof(dualpipe_costs, p2p_bytes_per_second), 32);
+
+SAME(sizeof(dualpipe_timeline_summary), 56);
+SAME(offsetof(dualpipe_timeline_summary, bubble_share), 48);
+SAME(sizeof(dualpipe_timeline_rank), 32);
+SAME(sizeof(dualpipe_span), 56);
+SAME(offsetof(dualpipe_span, op), 4);
+SAME(offsetof(dualpipe_span, start_ns), 40);
+SAME(sizeof(dualpipe_message_span), 48);
+SAME(offsetof(dualpipe_message_span, from), 24);
+SAME(offsetof(dualpipe_message_span, start_ns), 32);
+
+SAME(sizeof(dualpipe_instruction), 72);
+SAME(offsetof(dualpipe_instruction, message), 12);
+SAME(offsetof(dualpipe_instruction, op), 36);
+SAME(sizeof(dualpipe_program_buffer), 12);
+SAME(sizeof(dualpipe_pass_buffers), 16);
+
+int main(void) { return 0; }

@@ -1,0 +1,382 @@
+//! What is tried for each type of argument, and how it is judged.
+
+use std::ffi::CStr;
+use std::ptr::null_mut;
+
+use dualpipe::capi::cost::{dualpipe_costs, dualpipe_stage_costs};
+use dualpipe::capi::program::{dualpipe_program_create, dualpipe_program_free};
+use dualpipe::capi::schedule::*;
+use dualpipe::capi::status::dualpipe_last_error;
+use dualpipe::capi::status::dualpipe_status::{self, *};
+use dualpipe::capi::timeline::*;
+
+/// A function: `call` reads its arguments from words, in order.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    pub(crate) call: unsafe fn(&Words) -> dualpipe_status,
+    pub(crate) args: Vec<Arg>,
+}
+
+/// The type of an argument; every one begins with its name in the header.
+#[derive(Clone, Copy)]
+pub(crate) enum Arg {
+    /// A live handle. Tried: NULL, freed, of every other type, addresses, made-up bits.
+    Handle(&'static str, fn(&World) -> usize),
+    /// A handle of its own for each call that frees it: as above, but NULL is fine.
+    Owned(&'static str, fn(&World) -> usize),
+    /// A good number, and bad ones with what is said of them.
+    Number(&'static str, usize, &'static [(usize, &'static str)]),
+    /// Whatever it is, it is fine.
+    Anything(&'static str),
+    /// A struct that begins with its size. Tried: NULL, misaligned, wrong sizes, a non-zero unknown tail, and `bad`:
+    /// the index of a 32-bit word, its value, and what is said of it.
+    InStruct {
+        name: &'static str,
+        size: usize,
+        align: usize,
+        good: fn(&World) -> Vec<u64>,
+        bad: &'static [(usize, u32, &'static str)],
+    },
+    /// Values that are read, of an alignment; their number is an argument of its own. Tried: NULL, misaligned.
+    Lent(&'static str, usize, fn(&World) -> Vec<u64>),
+    /// A value that is written, of an alignment. Tried: NULL, misaligned.
+    Out(&'static str, usize),
+    /// A struct that begins with its size and is written. Tried: NULL, misaligned, wrong sizes.
+    OutStruct { name: &'static str, size: usize, align: usize },
+    /// Values that are written; `Capacity` and `Count` must follow. Tried: NULL with a capacity, misaligned, too
+    /// small; NULL without a capacity must be fine.
+    Values { name: &'static str, size: usize, align: usize },
+    /// The capacity of the `Values` before it. Tried: more than memory can hold.
+    Capacity,
+    /// The count of the `Values` before. Tried: NULL, misaligned.
+    Count(&'static str),
+}
+
+use Arg::*;
+
+impl Arg {
+    pub(crate) fn name(&self) -> &'static str {
+        match *self {
+            Handle(name, _) | Owned(name, _) | Number(name, ..) | Anything(name) | Lent(name, ..) => name,
+            Out(name, _) | Count(name) => name,
+            InStruct { name, .. } | OutStruct { name, .. } | Values { name, .. } => name,
+            Capacity => "capacity",
+        }
+    }
+}
+
+/// The arguments of one call, and the memory that they point to.
+pub(crate) struct Words {
+    words: Vec<usize>,
+    memory: Vec<Vec<u64>>,
+}
+
+impl Words {
+    pub(crate) fn usize(&self, i: usize) -> usize {
+        self.words[i]
+    }
+
+    pub(crate) fn u32(&self, i: usize) -> u32 {
+        self.words[i] as u32
+    }
+
+    /// A pointer, or a handle.
+    pub(crate) fn at<T>(&self, i: usize) -> *mut T {
+        self.words[i] as *mut T
+    }
+}
+
+/// Live objects of every type: DualPipe of 2 ranks and 2 micro-batches, its timeline, rank 1's program.
+pub(crate) struct World {
+    pub(crate) schedule: usize,
+    pub(crate) timeline: usize,
+    pub(crate) program: usize,
+    /// The costs of its 2 stages, and one stage too many.
+    pub(crate) stages: [dualpipe_stage_costs; 3],
+    /// One freed handle of each type.
+    freed: Vec<usize>,
+}
+
+impl World {
+    pub(crate) fn new() -> World {
+        let stage = dualpipe_stage_costs {
+            forward_ns: 1000,
+            input_ns: 1000,
+            weight_ns: 1000,
+            overlapped_ns: 2500,
+            output_bytes: 1 << 20,
+            activation_bytes: 1,
+            parameter_bytes: 1,
+        };
+        let stages = [stage; 3];
+        let schedule = schedule();
+        let freed = vec![self::schedule(), timeline(schedule, &stages[..2]), program(schedule)];
+        // SAFETY: handles.
+        unsafe {
+            assert_eq!(dualpipe_schedule_free(freed[0] as _), DUALPIPE_OK);
+            assert_eq!(dualpipe_timeline_free(freed[1] as _), DUALPIPE_OK);
+            assert_eq!(dualpipe_program_free(freed[2] as _), DUALPIPE_OK);
+        }
+        World {
+            schedule,
+            timeline: timeline(schedule, &stages[..2]),
+            program: program(schedule),
+            stages,
+            freed,
+        }
+    }
+
+    fn live(&self) -> [usize; 3] {
+        [self.schedule, self.timeline, self.program]
+    }
+}
+
+pub(crate) fn schedule_options() -> dualpipe_schedule_options {
+    let kind = dualpipe_schedule_kind::DUALPIPE_KIND_DUALPIPE as u32;
+    dualpipe_schedule_options { size: 20, kind, num_ranks: 2, num_microbatches: 2, forward_only: 0 }
+}
+
+pub(crate) fn schedule() -> usize {
+    let mut schedule = null_mut();
+    // SAFETY: locals.
+    assert_eq!(unsafe { dualpipe_schedule_create(&schedule_options(), &mut schedule) }, DUALPIPE_OK);
+    schedule as usize
+}
+
+pub(crate) fn costs(stages: &[dualpipe_stage_costs]) -> dualpipe_costs {
+    dualpipe_costs {
+        size: size_of::<dualpipe_costs>() as u32,
+        reserved: 0,
+        stages: stages.as_ptr(),
+        num_stages: stages.len(),
+        p2p_latency_ns: 1,
+        p2p_bytes_per_second: 1_000_000_000,
+    }
+}
+
+pub(crate) fn timeline(schedule: usize, stages: &[dualpipe_stage_costs]) -> usize {
+    let mut timeline = null_mut();
+    // SAFETY: locals.
+    assert_eq!(unsafe { dualpipe_simulate(schedule as _, &costs(stages), &mut timeline) }, DUALPIPE_OK);
+    timeline as usize
+}
+
+pub(crate) fn program(schedule: usize) -> usize {
+    let mut program = null_mut();
+    // SAFETY: locals.
+    assert_eq!(unsafe { dualpipe_program_create(schedule as _, 1, &mut program) }, DUALPIPE_OK);
+    program as usize
+}
+
+/// The bytes of a value, which has no padding.
+pub(crate) fn words<T: Copy>(value: &T) -> Vec<u64> {
+    let mut words = vec![0; size_of::<T>().div_ceil(8)];
+    // SAFETY: as many bytes as the value has.
+    unsafe { words.as_mut_ptr().cast::<T>().write_unaligned(*value) };
+    words
+}
+
+pub(crate) fn last_error() -> String {
+    // SAFETY: the text is this thread's, and copied before its next call.
+    unsafe { CStr::from_ptr(dualpipe_last_error()) }.to_str().unwrap().to_string()
+}
+
+/// A bad input: how the good words and their memory are changed, and what must come of it.
+struct Bad {
+    what: String,
+    words: Words,
+    status: dualpipe_status,
+    text: String,
+}
+
+/// What an output holds before the call.
+const UNTOUCHED: u64 = 0x5A5A_5A5A_5A5A_5A5A;
+/// Words of memory behind each pointer.
+const MEMORY: usize = 8192;
+
+/// Everything that is wrong: a good call that fails, a bad one that does not, or not as it should.
+pub(crate) fn check_all(table: &[Entry], world: &World) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for entry in table {
+        let good = good_words(entry, world);
+        // SAFETY: good arguments, as far as this table knows.
+        let status = unsafe { (entry.call)(&good) };
+        if status != DUALPIPE_OK {
+            wrong.push(format!("{}: good arguments: {status:?}: {}", entry.name, last_error()));
+            continue;
+        }
+        for i in 0..entry.args.len() {
+            for bad in bad_words(entry, i, world) {
+                wrong.extend(judge(entry, &bad).map(|why| format!("{}: {}: {why}", entry.name, bad.what)));
+            }
+        }
+    }
+    wrong
+}
+
+fn judge(entry: &Entry, bad: &Bad) -> Option<String> {
+    let before = bad.words.memory.clone();
+    // SAFETY: bad arguments, but every pointer that is not refused by its bits points to memory.
+    let status = unsafe { (entry.call)(&bad.words) };
+    if status != bad.status {
+        return Some(format!("{status:?} instead of {:?}: {}", bad.status, last_error()));
+    }
+    if status == DUALPIPE_OK {
+        return None;
+    }
+    let text = last_error();
+    if !text.starts_with(&format!("{}: ", entry.name)) || !text.contains(&bad.text) {
+        return Some(format!("{text:?} does not say {:?}", bad.text));
+    }
+    for (i, (before, after)) in before.iter().zip(&bad.words.memory).enumerate() {
+        let is_count = matches!(entry.args[i], Count(_)) && status == DUALPIPE_ERROR_BUFFER_TOO_SMALL;
+        if is_count && (before[1..] != after[1..] || before[0] == after[0]) {
+            return Some(format!("{} is {:x}", entry.args[i].name(), after[0]));
+        }
+        if !is_count && before != after {
+            return Some(format!("{} was written to", entry.args[i].name()));
+        }
+    }
+    None
+}
+
+fn good_words(entry: &Entry, world: &World) -> Words {
+    let mut good = Words { words: Vec::new(), memory: Vec::new() };
+    for arg in &entry.args {
+        let mut memory = Vec::new();
+        let mut outside = vec![UNTOUCHED; MEMORY];
+        let word = match *arg {
+            Handle(_, live) | Owned(_, live) => live(world),
+            Number(_, number, _) => number,
+            Anything(_) => 0,
+            Capacity => match entry.args[good.words.len() - 1] {
+                Values { size, .. } => 8 * MEMORY / size,
+                _ => panic!("{}: capacity must follow values", entry.name),
+            },
+            InStruct { good, .. } | Lent(_, _, good) => {
+                memory = good(world);
+                memory.resize(MEMORY, 0);
+                memory.as_ptr() as usize
+            }
+            OutStruct { size, .. } => {
+                memory.append(&mut outside);
+                set_u32(&mut memory, 0, size as u32);
+                memory.as_ptr() as usize
+            }
+            Out(..) | Values { .. } | Count(_) => {
+                memory.append(&mut outside);
+                memory.as_ptr() as usize
+            }
+        };
+        good.words.push(word);
+        good.memory.push(memory);
+    }
+    good
+}
+
+fn set_u32(memory: &mut [u64], i: usize, value: u32) {
+    let shift = 32 * (i % 2);
+    memory[i / 2] = memory[i / 2] & !(0xFFFF_FFFF << shift) | u64::from(value) << shift;
+}
+
+fn bad_words(entry: &Entry, i: usize, world: &World) -> Vec<Bad> {
+    let arg = entry.args[i];
+    let name = arg.name();
+    let mut bads = Vec::new();
+    let mut add = |what: &str, change: &dyn Fn(&mut Words), status, text: &str| {
+        let mut words = good_words(entry, world);
+        change(&mut words);
+        bads.push(Bad { what: format!("{name} {what}"), words, status, text: text.to_string() });
+    };
+    let is_null = format!("{name} is NULL");
+    let mut pointer = |align: usize| {
+        add("NULL", &|w| w.words[i] = 0, DUALPIPE_ERROR_INVALID_ARGUMENT, &is_null);
+        if align > 1 {
+            let text = format!("must be a multiple of {align}");
+            add("misaligned", &|w| w.words[i] += 1, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            add("misaligned", &|w| w.words[i] += align / 2, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+        }
+    };
+    match arg {
+        Anything(_) => {}
+        Out(_, align) | Lent(_, align, _) => pointer(align),
+        Count(_) => pointer(align_of::<usize>()),
+        InStruct { align, .. } | OutStruct { align, .. } => pointer(align),
+        _ => {}
+    }
+    match arg {
+        Handle(_, live) | Owned(_, live) => {
+            let invalid = DUALPIPE_ERROR_INVALID_HANDLE;
+            let may_be_null = matches!(arg, Owned(..));
+            let status = if may_be_null { DUALPIPE_OK } else { invalid };
+            add("NULL", &|w| w.words[i] = 0, status, &is_null);
+            let example = live(world);
+            let kind = |handle: usize| handle >> 48;
+            for &freed in world.freed.iter().filter(|&&freed| kind(freed) == kind(example)) {
+                add("freed", &|w| w.words[i] = freed, invalid, &format!("{name} has been freed"));
+            }
+            for other in world.live().into_iter().filter(|&other| kind(other) != kind(example)) {
+                add("of another type", &|w| w.words[i] = other, invalid, ", must be a ");
+            }
+            let address = std::ptr::from_ref(world) as usize;
+            for made_up in [1, address, usize::MAX, kind(example) << 48 | 0xF_FFFF, example + (1 << 40)] {
+                let text = format!("{name} is not a handle");
+                add("made up", &|w| w.words[i] = made_up, invalid, &text);
+            }
+        }
+        Number(_, _, bad) => {
+            for &(number, text) in bad {
+                let text = if text.starts_with("is ") {
+                    text.to_string()
+                } else {
+                    format!("{name} is {number}, {text}")
+                };
+                add(&number.to_string(), &|w| w.words[i] = number, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            }
+        }
+        InStruct { size, align, .. } | OutStruct { size, align, .. } => {
+            for wrong in [0, align, size - align, size + 1, 4096 + align, u32::MAX as usize] {
+                let text = format!("{name}->size is {wrong}, must be the size of the struct: ");
+                let change = |w: &mut Words| set_u32(&mut w.memory[i], 0, wrong as u32);
+                add(&format!("size {wrong}"), &change, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            }
+            let larger = |w: &mut Words| set_u32(&mut w.memory[i], 0, (size + 64) as u32);
+            add("of a newer version", &larger, DUALPIPE_OK, "");
+            let text = format!("{name} has a non-zero byte at {}", size + 4);
+            if let InStruct { bad, .. } = arg {
+                let unknown = |w: &mut Words| {
+                    larger(w);
+                    set_u32(&mut w.memory[i], size / 4 + 1, 1);
+                };
+                add("with an unknown field", &unknown, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+                for &(word, value, text) in bad {
+                    let change = |w: &mut Words| set_u32(&mut w.memory[i], word, value);
+                    add(&format!("word {word} = {value}"), &change, DUALPIPE_ERROR_INVALID_ARGUMENT, text);
+                }
+            }
+        }
+        Values { align, .. } => {
+            let text = format!("{is_null}, but capacity is ");
+            add("NULL with a capacity", &|w| w.words[i] = 0, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            if align > 1 {
+                let text = format!("must be a multiple of {align}");
+                add("misaligned", &|w| w.words[i] += 1, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            }
+            let no_values = |w: &mut Words| (w.words[i], w.words[i + 1]) = (0, 0);
+            add("NULL without a capacity", &no_values, DUALPIPE_OK, "");
+            for capacity in [0, 1] {
+                let text = format!("capacity is {capacity}, must be at least ");
+                let small = |w: &mut Words| w.words[i + 1] = capacity;
+                add("too small", &small, DUALPIPE_ERROR_BUFFER_TOO_SMALL, &text);
+            }
+        }
+        Capacity => {
+            for capacity in [usize::MAX, isize::MAX as usize + 1] {
+                let text = format!("capacity is {capacity}, must be 0 to ");
+                add("absurd", &|w| w.words[i] = capacity, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+            }
+        }
+        Anything(_) | Out(..) | Lent(..) | Count(_) => {}
+    }
+    bads
+}

@@ -1,0 +1,81 @@
+//! Programs in C, C++ and Python use the library as a user would: by its header, its SONAME and nothing else.
+//!
+//! Every file of tests/c and tests/cpp is a program of its own; a new one is found by itself.
+#![allow(clippy::expect_used, clippy::panic)] // in tests
+
+#[path = "support/library.rs"]
+mod library;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The files of a folder of tests/ with an extension, in order.
+fn programs(folder: &str, extension: &str) -> Vec<PathBuf> {
+    let folder = library::root().join("tests").join(folder);
+    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let files = files.map(|file| file.expect("a file").path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
+    assert!(!files.is_empty(), "{} has no .{extension}", folder.display());
+    files.sort();
+    files
+}
+
+fn compile_and_run_all(standard: &str, folder: &str, extension: &str) {
+    for source in programs(folder, extension) {
+        library::run(&mut Command::new(library::compile(standard, &source)));
+    }
+}
+
+#[test]
+fn c99() {
+    compile_and_run_all("c99", "c", "c");
+}
+
+#[test]
+fn c17() {
+    compile_and_run_all("c17", "c", "c");
+}
+
+#[test]
+fn cpp11() {
+    compile_and_run_all("c++11", "cpp", "cpp");
+}
+
+#[test]
+fn cpp20() {
+    compile_and_run_all("c++20", "cpp", "cpp");
+}
+
+#[test]
+fn python() {
+    for script in programs("python", "py") {
+        let library = library::folder().join(library::soname());
+        library::run(
+            Command::new("python3")
+                .args(["-W", "error"])
+                .arg(script)
+                .arg(library)
+                .arg(env!("CARGO_PKG_VERSION")),
+        );
+    }
+}
+
+#[test]
+fn the_example_at_the_head_of_the_header_runs() {
+    let header = std::fs::read_to_string(library::include().join("dualpipe.h")).expect("include/dualpipe.h");
+    let lines = header.lines().map(|line| line.strip_prefix(" *").unwrap_or(line));
+    let lines = lines.skip_while(|line| !line.starts_with(" #include <dualpipe.h>"));
+    let mut example = String::new();
+    for line in lines {
+        example += line;
+        example.push('\n');
+        if line == " }" && example.contains("main(") {
+            break;
+        }
+    }
+    let source = library::scratch().join("example.c");
+    std::fs::write(&source, example).expect("scratch");
+    let printed = library::run(&mut Command::new(library::compile("c99", &source)));
+    assert!(printed.contains(" us, bubble "), "{printed}");
+}
