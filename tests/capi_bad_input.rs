@@ -54,6 +54,7 @@ fn entry(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args: &
 
 /// Every function, with its arguments.
 #[rustfmt::skip] // an argument list reads better on one line
+#[allow(clippy::undocumented_unsafe_blocks)] // whoever calls an entry says why it may: `inputs::check_all`
 fn table() -> Vec<Entry> {
     let buffer = |handle, name, values| vec![handle, values, Capacity, Count(name)];
     let entry_of = |name, call, args: Vec<Arg>| entry(name, call, &args);

@@ -11,7 +11,7 @@ use super::status::{c_text, set_last_error, Failure, Outcome};
 /// Runs the body of the entry point `function`: its failure becomes a status and the thread's last error, which
 /// begins with the function's name, and so does a panic.
 ///
-/// ```ignore
+/// ```text
 /// pub unsafe extern "C" fn dualpipe_thing_free(thing: dualpipe_thing_t) -> dualpipe_status {
 ///     call("dualpipe_thing_free", || handle::free::<Thing>("thing", thing))
 /// }

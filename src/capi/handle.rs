@@ -11,6 +11,17 @@
 //! ```
 //!
 //! A slot that has been freed 2^28 times is given up, so that no handle ever comes back.
+//!
+//! A new type of object takes:
+//!
+//! 1. a file `thing.rs`, `pub mod thing;` in mod.rs: its header follows by itself (tests/header.rs);
+//! 2. `pub struct dualpipe_thing(());`, `pub type dualpipe_thing_t = *mut dualpipe_thing;` with what threads may do;
+//! 3. a [`Kind`], and a struct that implements [`Object`]; `OWNS_THREADS` if a fork makes it useless;
+//! 4. a [`BusyFlag`](super::guard::BusyFlag) in it if only one call at a time may use it: each call, and the free,
+//!    begins with `let _busy = object.busy.enter("thing")?`, and a callback that comes back gets BUSY;
+//! 5. literal `#[no_mangle] pub unsafe extern "C" fn` items whose body is one [`call`](super::guard::call): handles,
+//!    then inputs, then outputs checked, the work done, the outputs written last;
+//! 6. an entry for each function in tests/capi_bad_input.rs, sizes in tests/c/layout.c, a program in tests/c.
 
 use std::any::Any;
 use std::ptr::without_provenance_mut;
