@@ -79,14 +79,19 @@
 #ifndef DUALPIPE_H
 #define DUALPIPE_H
 
+#include "dualpipe/balance.h"
 #include "dualpipe/cost.h"
+#include "dualpipe/executor.h"
 #include "dualpipe/log.h"
+#include "dualpipe/memory.h"
 #include "dualpipe/op.h"
 #include "dualpipe/program.h"
 #include "dualpipe/schedule.h"
 #include "dualpipe/status.h"
+#include "dualpipe/task.h"
 #include "dualpipe/tensor.h"
 #include "dualpipe/timeline.h"
+#include "dualpipe/transport.h"
 #include "dualpipe/version.h"
 
 #endif /* DUALPIPE_H */

@@ -19,14 +19,18 @@ use std::ptr::{null, null_mut};
 use std::sync::Mutex;
 use std::thread;
 
+use dualpipe::capi::balance::*;
 use dualpipe::capi::cost::{dualpipe_costs, dualpipe_stage_costs};
+use dualpipe::capi::executor::*;
 use dualpipe::capi::log::*;
 use dualpipe::capi::op::{dualpipe_op, DUALPIPE_NONE};
 use dualpipe::capi::program::*;
 use dualpipe::capi::schedule::*;
 use dualpipe::capi::status::dualpipe_status::*;
 use dualpipe::capi::status::*;
+use dualpipe::capi::task::*;
 use dualpipe::capi::timeline::*;
+use dualpipe::capi::transport::*;
 use dualpipe::capi::version::*;
 use inputs::Arg::*;
 use inputs::{check_all, costs, last_error, Arg, Entry, Words, World};
@@ -34,6 +38,8 @@ use inputs::{check_all, costs, last_error, Arg, Entry, Words, World};
 const SCHEDULE: Arg = Handle("schedule", |world| world.schedule);
 const TIMELINE: Arg = Handle("timeline", |world| world.timeline);
 const PROGRAM: Arg = Handle("program", |world| world.program);
+const EXECUTOR: Arg = Handle("executor", |world| world.executor);
+const PLAN: Arg = Handle("plan", |world| world.plan);
 /// The objects of `World` have 2 ranks, 2 stages and 2 directions.
 const RANK: Arg = Number("rank", 1, &[(2, "must be 0 to 1"), (NONE, "must be 0 to 1")]);
 const DIRECTION: Arg = Number("direction", 0, &[(2, "must be 0 to 1"), (NONE, "must be 0 to 1")]);
@@ -165,7 +171,104 @@ fn table() -> Vec<Entry> {
                   Number("microbatch", 0, &[(1, "must be 0 to 0"), (NONE, "must be 0 to 0")]),
                   Out("buffers", 4),
               ]),
+
+        entry("dualpipe_inproc_create", |w| unsafe { dualpipe_inproc_create(w.u32(0), w.at(1)) },
+              &[Number("num_ranks", 1, &[(0, "must be 1 to 4096"), (4097, "must be 1 to 4096"), (NONE, "must be 1")]),
+                Out("inproc", 8)]),
+        entry("dualpipe_inproc_free", |w| unsafe { dualpipe_inproc_free(w.at(0)) },
+              &[Owned("inproc", |_| inputs::inproc(1))]),
+        entry("dualpipe_executor_create",
+              |w| unsafe { dualpipe_executor_create(w.at(0), w.at(1), w.at(2)) },
+              &[
+                  PROGRAM,
+                  InStruct {
+                      name: "options", size: size_of::<dualpipe_executor_options>(), align: 8,
+                      good: |_| inputs::words(&inputs::executor_options(2)),
+                      bad: &[
+                          (1, 33, "num_tensors is 33, must be 0 to 32"),
+                          (1, DUALPIPE_NONE, "num_tensors is 4294967295, must be 0 to 32"),
+                          (5, DUALPIPE_NONE, "options->timeout_ns is 184467440"),
+                          (8, 8, "options->inproc and options->transport are both given, must be exactly one"),
+                          (10, 1, "options->memory is 0x1, must be a multiple of 8"),
+                      ],
+                  },
+                  Out("executor", 8),
+              ]),
+        entry("dualpipe_executor_free", |w| unsafe { dualpipe_executor_free(w.at(0)) },
+              &[Owned("executor", |_| inputs::executor())]),
+        entry("dualpipe_executor_set_boundary",
+              |w| unsafe { dualpipe_executor_set_boundary(w.at(0), w.u32(1), w.u32(2), w.at(3), w.u32(4)) },
+              &[EXECUTOR, ONE_DIRECTION, STAGE, SPECS, NUM_TENSORS]),
+        entry("dualpipe_executor_set_microbatch",
+              |w| unsafe { dualpipe_executor_set_microbatch(w.at(0), w.u32(1), w.u32(2), w.at(3), w.u32(4)) },
+              &[EXECUTOR, ONE_DIRECTION, Number("microbatch", 0, &[(1, "must be 0 to 0")]), SPECS, NUM_TENSORS]),
+        entry("dualpipe_executor_step",
+              |w| unsafe { dualpipe_executor_step(w.at(0), task(w, 1), w.at(2)) },
+              &[EXECUTOR, TASK, Anything("user_data")]),
+        entry("dualpipe_executor_start", |w| unsafe {
+                  let started = dualpipe_executor_start(w.at(0), task(w, 1), w.at(2));
+                  if started == DUALPIPE_OK { dualpipe_executor_wait(w.at(0), SECOND) } else { started }
+              },
+              &[EXECUTOR, TASK, Anything("user_data")]),
+        entry("dualpipe_executor_wait", |w| unsafe {
+                  dualpipe_executor_start(w.at(0), Some(inputs::does_nothing), null_mut());
+                  dualpipe_executor_wait(w.at(0), w.usize(1) as u64)
+              },
+              &[EXECUTOR, Number("timeout_ns", SECOND as usize, &[])]),
+        entry("dualpipe_executor_timeline", |w| unsafe { dualpipe_executor_timeline(w.at(0), w.at(1)) },
+              &[EXECUTOR, Out("timeline", 8)]),
+        entry("dualpipe_executor_fault", |w| unsafe { dualpipe_executor_fault(w.at(0), w.at(1)) },
+              &[EXECUTOR, out_struct::<dualpipe_fault>("fault")]),
+        entry("dualpipe_task_set_error", |w| unsafe { dualpipe_task_set_error(w.at(0)) }, &[Anything("text")]),
+
+        entry("dualpipe_expert_plan_create",
+              |w| unsafe { dualpipe_expert_plan_create(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+              &[
+                  InStruct {
+                      name: "options", size: size_of::<dualpipe_balance_options>(), align: 4,
+                      good: |_| inputs::words(&inputs::balance_options()),
+                      bad: &[
+                          (1, 0, "num_layers is 0, "), (1, DUALPIPE_NONE, "num_layers is 4294967295, "),
+                          (2, 0, "num_experts is 0, "), (2, DUALPIPE_NONE, "num_experts is 4294967295, "),
+                          (3, 3, "num_slots is 3, "), (3, 5, "num_slots is 5, "), (3, DUALPIPE_NONE, "num_slots is 42"),
+                          (4, 0, "num_groups is 0, "), (4, 3, "num_groups"),
+                          (5, 0, "num_nodes is 0, "), (6, 0, "num_gpus is 0, "), (6, 4, "num_slots is 6, "),
+                          (7, DUALPIPE_NONE, "num_threads is 4294967295, "),
+                      ],
+                  },
+                  Lent("loads", 4, |_| inputs::words(&[1.0f32, 2.0, 3.0, 4.0])),
+                  Number("num_loads", 4, &[
+                      (3, "is 3"), (5, "is 5"), (usize::MAX, "is 18446744073709551615"),
+                  ]),
+                  Out("plan", 8),
+              ]),
+        entry("dualpipe_expert_plan_free", |w| unsafe { dualpipe_expert_plan_free(w.at(0)) },
+              &[Owned("plan", |_| inputs::plan())]),
+        entry_of("dualpipe_expert_plan_slot_to_expert",
+              |w| unsafe { dualpipe_expert_plan_slot_to_expert(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+              buffer(PLAN, "count", values::<i64>("experts"))),
+        entry_of("dualpipe_expert_plan_replica_counts",
+              |w| unsafe { dualpipe_expert_plan_replica_counts(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+              buffer(PLAN, "count", values::<i64>("counts"))),
+        entry_of("dualpipe_expert_plan_expert_to_slots",
+              |w| unsafe { dualpipe_expert_plan_expert_to_slots(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+              buffer(PLAN, "count", values::<i64>("slots"))),
+        entry("dualpipe_expert_plan_layers",
+              |w| unsafe { dualpipe_expert_plan_layers(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+              &[PLAN, values::<dualpipe_layer_balance>("layers"), Capacity, Count("count")]),
     ]
+}
+
+/// In nanoseconds; more than a step without work takes.
+const SECOND: u64 = 1_000_000_000;
+const ONE_DIRECTION: Arg = Number("direction", 0, &[(1, "must be 0 to 0"), (NONE, "must be 0 to 0")]);
+const SPECS: Arg = Lent("tensors", 8, |_| inputs::words(&inputs::SPEC));
+const NUM_TENSORS: Arg = Number("num_tensors", 1, &[(33, "must be 0 to 32"), (NONE, "must be 0 to 32")]);
+/// Of a function only NULL can be told from others.
+const TASK: Arg = Lent("task", 1, |_| vec![0]);
+
+fn task(words: &Words, i: usize) -> dualpipe_task_fn {
+    (words.usize(i) != 0).then_some(inputs::does_nothing)
 }
 
 /// The status of a function that cannot fail.
@@ -180,11 +283,14 @@ fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
     assert_none("on one thread", check_all(&table, &world));
 
     thread::scope(|scope| {
-        let both = [(); 2].map(|()| scope.spawn(|| check_all(&table, &world)));
+        let worlds = [(); 2].map(|()| world.of_another_thread());
+        let table = &table;
+        let both = worlds.map(|world| scope.spawn(move || check_all(table, &world)));
         both.into_iter().for_each(|one| assert_none("on two threads", one.join().unwrap()));
     });
 
-    assert_none("in a child of fork", in_a_child(|| check_all(&table, &world)));
+    assert_none("in a child of fork", in_a_child(|| check_all(&table, &World::new())));
+    assert_none("in a child of fork, with the parent's objects", in_a_child(|| with_threads_of(&world)));
 
     let inside =
         Inside { table: &table, world: &world, thread: thread::current().id(), wrong: Mutex::new(None) };
@@ -200,6 +306,9 @@ fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
     assert_none("inside a callback", inside.wrong.into_inner().unwrap().expect("the callback was called"));
 
     bad_lists_and_stages(&world);
+    bad_tensors_and_tables(&world);
+    bad_loads();
+    an_executor_is_one_threads_at_a_time();
     a_panic_in_a_callback_stays_in_the_call();
     an_object_may_be_freed_while_another_thread_uses_it();
 }
@@ -311,6 +420,139 @@ fn bad_lists_and_stages(world: &World) {
     let status = unsafe { dualpipe_simulate(world.schedule as _, &nothing, &mut timeline) };
     assert_eq!((status, timeline), (DUALPIPE_ERROR_INVALID_ARGUMENT, null_mut()));
     assert_eq!(last_error(), "dualpipe_simulate: costs->stages is NULL");
+}
+
+/// What is not as it should be with objects whose threads a fork has left behind.
+fn with_threads_of(parent: &World) -> Vec<String> {
+    let mut timeline = null_mut();
+    let inproc = parent.inproc;
+    let options = dualpipe_executor_options { inproc: inproc as _, ..inputs::executor_options(2) };
+    let mut executor = null_mut();
+    // SAFETY: locals and handles.
+    let statuses = unsafe {
+        [
+            dualpipe_executor_step(parent.executor as _, Some(inputs::does_nothing), null_mut()),
+            dualpipe_executor_timeline(parent.executor as _, &mut timeline),
+            dualpipe_executor_create(parent.program as _, &options, &mut executor),
+        ]
+    };
+    // What has no threads stays usable.
+    let mut count = 0;
+    // SAFETY: a local.
+    let data = unsafe { dualpipe_schedule_order(parent.schedule as _, 0, null_mut(), 0, &mut count) };
+    // SAFETY: handles.
+    let frees = unsafe { [dualpipe_executor_free(parent.executor as _), dualpipe_inproc_free(inproc as _)] };
+    let mut wrong = Vec::new();
+    wrong.extend((statuses != [DUALPIPE_ERROR_FORKED; 3]).then(|| format!("{statuses:?}")));
+    wrong.extend((data != DUALPIPE_OK || count == 0).then(|| format!("a schedule: {data:?}")));
+    wrong.extend((frees != [DUALPIPE_OK; 2]).then(|| format!("free: {frees:?}")));
+    wrong
+}
+
+fn bad_tensors_and_tables(world: &World) {
+    let spec = inputs::SPEC;
+    let refuse = |options: &dualpipe_executor_options, status, want: &str| {
+        let mut executor = null_mut();
+        // SAFETY: locals.
+        let got = unsafe { dualpipe_executor_create(world.program as _, options, &mut executor) };
+        assert_eq!((got, executor), (status, null_mut()), "{want}");
+        assert!(last_error().contains(want), "{} does not say {want}", last_error());
+    };
+    let mut negative = spec;
+    negative.shape[0] = -3;
+    let mut huge = spec;
+    (huge.ndim, huge.shape) = (2, [1 << 40, 1 << 40, 0, 0, 0, 0, 0, 0]);
+    let mut bits = spec;
+    bits.dtype.bits = 33;
+    for (spec, want) in [
+        (negative, "options->tensors[0]: boundary: shape[0] is -3, must be 0 to "),
+        (huge, "options->tensors[0]: boundary: shape[0] is 1099511627776, makes the tensor larger"),
+        (bits, "options->tensors[0]: boundary: dtype.bits is 33, must be 4, 6, 8, "),
+        (dualpipe_tensor_spec { ndim: 9, ..spec }, "options->tensors[0].ndim is 9, must be 0 to 8"),
+    ] {
+        let options = dualpipe_executor_options { tensors: &spec, ..inputs::executor_options(2) };
+        refuse(&options, DUALPIPE_ERROR_INVALID_ARGUMENT, want);
+    }
+    let good = inputs::executor_options(2);
+    let nothing = dualpipe_executor_options { tensors: null(), ..good };
+    refuse(&nothing, DUALPIPE_ERROR_INVALID_ARGUMENT, "options->tensors is NULL");
+    let no_way = dualpipe_executor_options { inproc: null_mut(), ..good };
+    refuse(&no_way, DUALPIPE_ERROR_INVALID_ARGUMENT, "are both NULL, must be exactly one");
+    let foreign = dualpipe_executor_options { inproc: world.schedule as _, ..good };
+    refuse(&foreign, DUALPIPE_ERROR_INVALID_HANDLE, "options->inproc is a schedule, must be an inproc");
+    let small = dualpipe_executor_options { inproc: inputs::inproc(1) as _, ..good };
+    refuse(&small, DUALPIPE_ERROR_INVALID_ARGUMENT, "rank is 1, must be 0 to 0");
+    let mut executor = null_mut();
+    // SAFETY: locals.
+    assert_eq!(unsafe { dualpipe_executor_create(world.program as _, &good, &mut executor) }, DUALPIPE_OK);
+    refuse(&good, DUALPIPE_ERROR_INVALID_ARGUMENT, "rank is 1, which another executor has");
+
+    let table = dualpipe_transport {
+        size: size_of::<dualpipe_transport>() as u32,
+        reserved: 0,
+        user_data: null_mut(),
+        send: None,
+        receive: None,
+        test: None,
+        wait: None,
+        poll_abort: None,
+        abort: None,
+        withdraw: None,
+        last_error: None,
+        destroy: None,
+    };
+    for (table, want) in [
+        (table, "options->transport->send is NULL"),
+        (dualpipe_transport { size: 8, ..table }, "options->transport->size is 8, must be"),
+        (dualpipe_transport { reserved: 1, ..table }, "options->transport->reserved is 1, must be 0"),
+    ] {
+        let options = dualpipe_executor_options { transport: &table, inproc: null_mut(), ..good };
+        refuse(&options, DUALPIPE_ERROR_INVALID_ARGUMENT, want);
+    }
+}
+
+fn bad_loads() {
+    for (load, want) in [
+        (f32::NAN, "loads[layer 0, expert 2] is NaN, must be"),
+        (f32::INFINITY, "loads[layer 0, expert 2] is inf, must be"),
+        (-1.0, "loads[layer 0, expert 2] is -1, must be"),
+        (f32::MAX, "loads"),
+    ] {
+        let (loads, mut plan) = ([f32::MAX.min(load.abs()), 1.0, load, 1.0], null_mut());
+        let options = inputs::balance_options();
+        // SAFETY: locals.
+        let status = unsafe { dualpipe_expert_plan_create(&options, loads.as_ptr(), 4, &mut plan) };
+        assert_eq!((status, plan), (DUALPIPE_ERROR_INVALID_ARGUMENT, null_mut()), "{load}");
+        assert!(last_error().contains(want), "{} does not say {want}", last_error());
+    }
+}
+
+/// Its own callback and other threads get BUSY while a step runs.
+fn an_executor_is_one_threads_at_a_time() {
+    unsafe extern "C-unwind" fn tries_again(executor: *mut c_void, _: *const dualpipe_task) -> i32 {
+        let executor: dualpipe_executor_t = executor.cast();
+        let (mut timeline, nothing) = (null_mut(), Some(inputs::does_nothing as _));
+        // SAFETY: locals and a handle.
+        let statuses = unsafe {
+            [
+                dualpipe_executor_step(executor, nothing, null_mut()),
+                dualpipe_executor_start(executor, nothing, null_mut()),
+                dualpipe_executor_timeline(executor, &mut timeline),
+            ]
+        };
+        i32::from(statuses != [DUALPIPE_ERROR_BUSY; 3])
+    }
+    let executor = inputs::executor();
+    // SAFETY: a handle, which the callback gets too.
+    unsafe {
+        assert_eq!(dualpipe_executor_step(executor as _, Some(tries_again), executor as _), DUALPIPE_OK);
+        assert!(last_error().contains("executor is in use"), "{}", last_error());
+        assert_eq!(dualpipe_executor_wait(executor as _, 0), DUALPIPE_ERROR_INVALID_ARGUMENT);
+        assert!(last_error().contains("executor has no started step"), "{}", last_error());
+        assert_eq!(dualpipe_executor_start(executor as _, Some(tries_again), executor as _), DUALPIPE_OK);
+        assert_eq!(dualpipe_executor_wait(executor as _, SECOND), DUALPIPE_OK);
+        assert_eq!(dualpipe_executor_free(executor as _), DUALPIPE_OK);
+    }
 }
 
 fn a_panic_in_a_callback_stays_in_the_call() {

@@ -86,7 +86,7 @@ fn types(source: &str) -> Vec<String> {
     names.filter_map(|rest| rest.split([' ', '(', ':']).next()).map(String::from).collect()
 }
 
-/// An INIT macro for each struct that begins with its size: the size, and 0 or NULL for every other field.
+/// An INIT macro for each struct that a caller fills and that may grow: its size, and 0 or NULL for every other field.
 fn initializers(source: &str) -> String {
     let mut macros = String::new();
     for item in source.split("pub struct ").skip(1) {
@@ -95,9 +95,10 @@ fn initializers(source: &str) -> String {
             item.split_once('{').and_then(|(_, body)| body.split_once("\n}")).map_or("", |(body, _)| body);
         let fields: Vec<_> =
             body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": ")).collect();
-        if fields.first() != Some(&("size", "u32,")) {
+        if !source.contains(&format!("unsafe impl Growing for {name} ")) {
             continue;
         }
+        assert_eq!(fields.first(), Some(&("size", "u32,")), "{name}");
         let zeros = fields[1..].iter().map(|(_, kind)| match kind.trim_end_matches(',') {
             "u8" | "u16" | "u32" | "u64" | "i32" | "i64" | "usize" | "f64" => "0",
             kind if kind.starts_with('*') || kind.ends_with("_fn") || kind.ends_with("_t") => "NULL",

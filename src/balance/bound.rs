@@ -24,7 +24,7 @@ use super::plan::LayerBound;
 use super::problem::{total, Problem};
 use crate::error::Result;
 
-/// `[num_layers]`: for each layer what no placement can beat. The loads are those of [`deepseek`](super::deepseek),
+/// `[num_layers]`: for each layer what no placement can beat. The loads are those of [`deepseek`](super::deepseek()),
 /// whose plan has these bounds too.
 ///
 /// # Errors

@@ -1,12 +1,12 @@
 //! Executors: run one rank's program, step after step.
 
 use std::ffi::c_void;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::args::{self, Out, UserData};
-use super::guard::call;
+use super::guard::{call, BusyFlag};
 use super::handle::{self, Kind, Object};
 use super::memory::{dualpipe_memory, CallerMemory};
 use super::op::DUALPIPE_NONE;
@@ -60,8 +60,7 @@ pub struct dualpipe_executor_options {
     pub timeout_ns: u64,
     /// Joins the ranks of one process. NULL if there is a transport: exactly one of the two.
     pub inproc: dualpipe_inproc_t,
-    /// The caller's own transport, copied. From the success of dualpipe_executor_create on, or its failure, its destroy
-    /// is called once.
+    /// The caller's own transport, copied. NULL if there is an inproc.
     pub transport: *const dualpipe_transport,
     /// The caller's own memory for tensors, copied. NULL: the executor has its own, reused from step to step.
     pub memory: *const dualpipe_memory,
@@ -135,7 +134,10 @@ pub unsafe extern "C" fn dualpipe_executor_create(
             (true, false) => {
                 // SAFETY: the caller's.
                 let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
-                Executor::new(shared, transport, options)?
+                let is_taken = transport.is_taken();
+                let executor = Executor::new(shared, transport, options)?;
+                is_taken.store(true, Ordering::Release);
+                executor
             }
             (both_null, _) => {
                 let how = if both_null { "are both NULL" } else { "are both given" };
@@ -146,7 +148,7 @@ pub unsafe extern "C" fn dualpipe_executor_create(
         out.write(handle::insert(ExecutorObject {
             runner: Arc::new(Mutex::new(Runner { executor, tensors: LentTensors::default() })),
             boundaries: Mutex::new(boundaries),
-            is_busy: Arc::default(),
+            busy: BusyFlag::default(),
             started: Mutex::new(None),
         })?);
         Ok(())
@@ -172,7 +174,7 @@ pub unsafe extern "C" fn dualpipe_executor_set_boundary(
 ) -> dualpipe_status {
     call("dualpipe_executor_set_boundary", || {
         let object = handle::get::<ExecutorObject>("executor", executor)?;
-        let _busy = object.enter()?;
+        let _busy = object.busy.enter("executor")?;
         let executor = &mut lock(&object.runner).executor;
         let placement = executor.program().placement();
         let direction = Direction::ALL[args::index("direction", direction, placement.num_directions())?];
@@ -196,7 +198,7 @@ pub unsafe extern "C" fn dualpipe_executor_set_microbatch(
 ) -> dualpipe_status {
     call("dualpipe_executor_set_microbatch", || {
         let object = handle::get::<ExecutorObject>("executor", executor)?;
-        let _busy = object.enter()?;
+        let _busy = object.busy.enter("executor")?;
         let executor = &mut lock(&object.runner).executor;
         let program = executor.program();
         let index = args::index("direction", direction, program.placement().num_directions())?;
@@ -225,7 +227,7 @@ pub unsafe extern "C" fn dualpipe_executor_step(
     call("dualpipe_executor_step", || {
         let object = handle::get::<ExecutorObject>("executor", executor)?;
         let function = task.ok_or_else(|| Failure::argument("task", "is NULL"))?;
-        let _busy = object.enter()?;
+        let _busy = object.busy.enter("executor")?;
         let ended = lock(&object.runner).step(function, UserData(user_data));
         Ok(ended?)
     })
@@ -247,7 +249,7 @@ pub unsafe extern "C" fn dualpipe_executor_start(
             let text = "executor has a started step that has not been waited for";
             return Err(Failure::new(DUALPIPE_ERROR_BUSY, text));
         }
-        let busy = object.enter()?;
+        let busy = object.busy.enter("executor")?;
         let runner = Arc::clone(&object.runner);
         if started.is_none() {
             let rank = lock(&runner).executor.rank();
@@ -301,7 +303,7 @@ pub unsafe extern "C" fn dualpipe_executor_timeline(
         let object = handle::get::<ExecutorObject>("executor", executor)?;
         // SAFETY: the caller's.
         let out = unsafe { Out::new("timeline", timeline) }?;
-        let _busy = object.enter()?;
+        let _busy = object.busy.enter("executor")?;
         let recorded = lock(&object.runner).executor.timeline();
         out.write(handle::insert(TimelineObject::recorded(recorded))?);
         Ok(())
@@ -318,7 +320,7 @@ pub unsafe extern "C" fn dualpipe_executor_fault(
         let object = handle::get::<ExecutorObject>("executor", executor)?;
         // SAFETY: the caller's.
         let out = unsafe { OutStruct::new("fault", fault) }?;
-        let _busy = object.enter()?;
+        let _busy = object.busy.enter("executor")?;
         let executor = &lock(&object.runner).executor;
         let fault = executor.fault();
         let status = fault.map_or(DUALPIPE_OK, |f| crate::Error::from(f.clone()).kind().into());
@@ -358,7 +360,7 @@ unsafe fn read_specs(
 struct ExecutorObject {
     runner: Arc<Mutex<Runner>>,
     boundaries: Mutex<Boundaries>,
-    is_busy: Arc<AtomicBool>,
+    busy: BusyFlag,
     started: Mutex<Option<Started>>,
 }
 
@@ -391,25 +393,7 @@ impl Object for ExecutorObject {
     const OWNS_THREADS: bool = true;
 }
 
-/// While it lives, its executor is in use; it may go to another thread.
-struct InUse(Arc<AtomicBool>);
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
-}
-
 impl ExecutorObject {
-    fn enter(&self) -> Outcome<InUse> {
-        if self.is_busy.swap(true, Ordering::Acquire) {
-            let text =
-                "executor is in use: by another thread, a started step, or the caller of this callback";
-            return Err(Failure::new(DUALPIPE_ERROR_BUSY, text));
-        }
-        Ok(InUse(Arc::clone(&self.is_busy)))
-    }
-
     /// Changes what crosses the boundaries, or nothing if that fails.
     fn change(
         &self,

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use super::log;
 use super::status::dualpipe_status::{self, *};
@@ -43,26 +44,24 @@ fn panicked(payload: Box<dyn Any + Send>) -> Failure {
 
 /// Makes an object one thread's at a time: for objects that a call changes or that call back.
 #[derive(Debug, Default)]
-#[allow(dead_code)] // executors and transports are such objects
-pub(crate) struct BusyFlag(AtomicBool);
+pub(crate) struct BusyFlag(Arc<AtomicBool>);
 
-/// While it lives, its object is busy.
+/// While it lives, its object is busy. It may go to another thread.
 #[derive(Debug)]
-pub(crate) struct Busy<'a>(&'a AtomicBool);
+pub(crate) struct Busy(Arc<AtomicBool>);
 
-#[allow(dead_code)] // as above
 impl BusyFlag {
     /// Takes the object, named `argument`, or fails with BUSY: another thread has it, or a callback's own caller.
-    pub(crate) fn enter(&self, argument: &str) -> Outcome<Busy<'_>> {
+    pub(crate) fn enter(&self, argument: &str) -> Outcome<Busy> {
         if self.0.swap(true, Ordering::Acquire) {
             let text = format!("{argument} is in use by another thread or by the caller of this callback");
             return Err(Failure::new(DUALPIPE_ERROR_BUSY, text));
         }
-        Ok(Busy(&self.0))
+        Ok(Busy(Arc::clone(&self.0)))
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

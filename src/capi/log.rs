@@ -6,7 +6,6 @@ use std::ffi::{c_char, c_void, CStr};
 use super::args::UserData;
 use super::guard::call;
 use super::process;
-use super::status::c_text;
 use super::status::dualpipe_status::{self, *};
 use super::status::{Failure, Outcome};
 
@@ -74,21 +73,16 @@ impl Callbacks {
     }
 }
 
-/// Logs a line.
-#[allow(dead_code)] // executors and searches have something to say
-pub(crate) fn emit(level: dualpipe_log_level, text: &str) {
-    emit_c(level, &c_text(text));
-}
-
-/// Logs the failure of a call.
+/// Logs the failure of a call: a defect of the library as an error, a step that failed as a warning.
 pub(crate) fn emit_failure(status: dualpipe_status, text: &CStr) {
-    let is_ours = matches!(status, DUALPIPE_ERROR_PANIC | DUALPIPE_ERROR_INTERNAL);
-    let level =
-        if is_ours { dualpipe_log_level::DUALPIPE_LOG_ERROR } else { dualpipe_log_level::DUALPIPE_LOG_DEBUG };
-    emit_c(level, text);
-}
-
-fn emit_c(level: dualpipe_log_level, text: &CStr) {
+    let level = match status {
+        DUALPIPE_ERROR_PANIC | DUALPIPE_ERROR_INTERNAL => dualpipe_log_level::DUALPIPE_LOG_ERROR,
+        DUALPIPE_ERROR_TIMEOUT
+        | DUALPIPE_ERROR_PEER_FAILED
+        | DUALPIPE_ERROR_CALLBACK_FAILED
+        | DUALPIPE_ERROR_TRANSPORT => dualpipe_log_level::DUALPIPE_LOG_WARNING,
+        _ => dualpipe_log_level::DUALPIPE_LOG_DEBUG,
+    };
     thread_local! {
         /// What fails inside the callback must not be logged by it, without end.
         static IS_LOGGING: Cell<bool> = const { Cell::new(false) };
@@ -103,7 +97,6 @@ fn emit_c(level: dualpipe_log_level, text: &CStr) {
 }
 
 /// Reports that `done` of `total` is done; fails if the caller wants to stop.
-#[allow(dead_code)] // searches take long
 pub(crate) fn progress(done: u64, total: u64) -> Outcome {
     let callback = process::lock().callbacks.progress;
     let Some((progress, user_data)) = callback else { return Ok(()) };

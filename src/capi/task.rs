@@ -9,8 +9,8 @@ use super::args::{self, UserData};
 use super::guard::call;
 use super::op::{dualpipe_op, dualpipe_pass};
 use super::status::dualpipe_status;
-use super::tensor::{DLDataType, DLDevice, DLTensor};
-use crate::execute::{PassTensors, TaskRun, TaskRunner, Tensor};
+use super::tensor::{self, DLDataType, DLDevice, DLTensor};
+use crate::execute::{DType, PassTensors, TaskRun, TaskRunner, Tensor};
 use crate::op::Task;
 use crate::placement::Placement;
 use crate::program::Program;
@@ -47,8 +47,8 @@ pub struct dualpipe_task_pass {
     pub num_input_grads: u32,
     /// Activations from the previous stage, the same from F to W. To be read.
     pub inputs: *const dualpipe_tensor,
-    /// Activations for the next stage, to be filled by F. With the caller's memory data is NULL: the task sets data
-    /// and owner.
+    /// Activations for the next stage, to be filled by F. With the caller's memory data is NULL: the task sets dl, or
+    /// only its data, and owner; the dtype and shape stay as they are, row-major.
     pub outputs: *mut dualpipe_tensor,
     /// Gradients from the next stage. To be read.
     pub output_grads: *const dualpipe_tensor,
@@ -151,13 +151,14 @@ impl TaskRunner for CallerTasks<'_> {
         // SAFETY: the caller's function, with a task that outlives the call.
         let code = unsafe { (self.function)(self.user_data.0, &task) };
         let taken_back = [(run.forward.as_mut(), &of_forward), (run.backward.as_mut(), &of_backward)];
-        for (pass, tensors) in taken_back {
-            pass.into_iter().for_each(|pass| take_back(pass, tensors));
-        }
+        let taken_back = taken_back.into_iter().try_for_each(|(pass, tensors)| {
+            // SAFETY: what the task left in its outputs is tensors, as its documentation asks.
+            pass.map_or(Ok(()), |pass| unsafe { take_back(pass, tensors) })
+        });
         of_forward.clear();
         of_backward.clear();
         match (code, TASK_ERROR.with(|error| error.borrow_mut().take())) {
-            (0, _) => Ok(()),
+            (0, _) => taken_back,
             (code, None) => Err(format!("it returned {code}")),
             (_, Some(text)) => Err(CStr::to_string_lossy(&text).into_owned()),
         }
@@ -198,32 +199,68 @@ fn lend(
 }
 
 /// What the task has said of the tensors that it writes.
-fn take_back(pass: &mut PassTensors<'_>, tensors: &[dualpipe_tensor]) {
-    let (num_inputs, num_output_grads) = (pass.inputs.len(), pass.output_grads.len());
-    let (outputs, rest) = tensors[num_inputs..].split_at(pass.outputs.len());
-    let written = pass.outputs.iter_mut().zip(outputs);
-    for (ours, theirs) in written.chain(pass.input_grads.iter_mut().zip(&rest[num_output_grads..])) {
-        ours.set_present(theirs.is_present != 0);
-        let data = theirs.dl.data.cast::<u8>().wrapping_add(theirs.dl.byte_offset as usize);
-        match NonNull::new(data) {
-            Some(data) if !theirs.dl.data.is_null() && ours.data() != Some(data) => {
-                // SAFETY: a task that sets data promises memory for the tensor until it is released.
-                unsafe { ours.adopt(data, theirs.owner) };
+///
+/// # Safety
+/// Each tensor's header may be read as far as its own fields say.
+unsafe fn take_back(pass: &mut PassTensors<'_>, tensors: &[dualpipe_tensor]) -> Result<(), String> {
+    let (outputs, rest) = tensors[pass.inputs.len()..].split_at(pass.outputs.len());
+    let input_grads = &rest[pass.output_grads.len()..];
+    for (name, ours, theirs) in
+        [("outputs", &mut *pass.outputs, outputs), ("input_grads", &mut *pass.input_grads, input_grads)]
+    {
+        for (i, (ours, theirs)) in ours.iter_mut().zip(theirs).enumerate() {
+            ours.set_present(theirs.is_present != 0);
+            if ours.is_present() && !theirs.dl.data.is_null() {
+                // SAFETY: the caller's promise.
+                unsafe { adopt(&format!("{name}[{i}]"), ours, theirs) }?;
             }
-            _ => {}
         }
+    }
+    Ok(())
+}
+
+/// Takes over where the task has put a tensor, if that is another place than before.
+///
+/// # Safety
+/// As for [`take_back`].
+unsafe fn adopt(name: &str, ours: &mut Tensor, theirs: &dualpipe_tensor) -> Result<(), String> {
+    // SAFETY: the caller's promise.
+    let given = unsafe { tensor::read(name, &theirs.dl) }.map_err(|failure| failure.text)?;
+    let is_ours = given.dtype == DLDataType::from(ours.dtype())
+        && given.shape == ours.shape()
+        && given.num_bytes == ours.bytes();
+    let on_host = given.device.device_type == CPU;
+    if !is_ours || !on_host || given.strides.is_some() {
+        let (dtype, shape) = (DLDataType::from(ours.dtype()), ours.shape());
+        return Err(format!(
+            "{name} must be a row-major tensor of {dtype:?} {shape:?} on the CPU, is {given:?}"
+        ));
+    }
+    let data = NonNull::new(given.data).filter(|&data| ours.data() != Some(data));
+    if let Some(data) = data {
+        // SAFETY: a task that sets data promises memory for the tensor until it is released.
+        unsafe { ours.adopt(data, theirs.owner) };
+    }
+    Ok(())
+}
+
+/// DLPack's kDLCPU.
+const CPU: i32 = 1;
+
+impl From<DType> for DLDataType {
+    fn from(DType { code, bits, lanes }: DType) -> DLDataType {
+        DLDataType { code, bits, lanes }
     }
 }
 
 impl dualpipe_tensor {
     fn new(tensor: &Tensor) -> dualpipe_tensor {
-        let dtype = tensor.dtype();
         dualpipe_tensor {
             dl: DLTensor {
                 data: tensor.data().map_or(null_mut(), |data| data.as_ptr().cast()),
-                device: DLDevice { device_type: 1, device_id: 0 },
+                device: DLDevice { device_type: CPU, device_id: 0 },
                 ndim: tensor.shape().len() as i32,
-                dtype: DLDataType { code: dtype.code, bits: dtype.bits, lanes: dtype.lanes },
+                dtype: tensor.dtype().into(),
                 shape: tensor.shape().as_ptr().cast_mut(),
                 strides: tensor.strides().as_ptr().cast_mut(),
                 byte_offset: 0,

@@ -54,7 +54,6 @@ const DIMENSIONS_MAX: i32 = 32;
 
 /// A caller's tensor, checked as far as its header tells.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code)] // executors hand tensors around
 pub(crate) struct Tensor<'a> {
     /// The first element. NULL only if there is none.
     pub(crate) data: *mut u8,
@@ -71,7 +70,6 @@ pub(crate) struct Tensor<'a> {
 ///
 /// # Safety
 /// `'a` ends with the call; the pointer, if its bits pass, is one to a tensor whose shape and strides may be read.
-#[allow(dead_code)] // as above
 pub(crate) unsafe fn read<'a>(argument: &str, tensor: *const DLTensor) -> Outcome<Tensor<'a>> {
     check_pointer(argument, tensor)?;
     // SAFETY: not NULL, aligned, the rest is the caller's promise.

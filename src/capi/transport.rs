@@ -2,6 +2,8 @@
 //! through a table of functions (MPI, torch.distributed, UCX, anything that sends bytes).
 
 use std::ffi::{c_char, c_void, CStr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::args::{Out, UserData};
@@ -91,7 +93,8 @@ pub struct dualpipe_transport {
     pub withdraw: dualpipe_transport_done_fn,
     /// Writes in words what went wrong last, NUL-terminated, at most capacity bytes. NULL: no words.
     pub last_error: dualpipe_transport_error_fn,
-    /// The executor has been freed, or could not be created: no function is called any more. NULL: nothing to do.
+    /// The executor has been freed: no function is called any more. Not called if the executor could not be created.
+    /// NULL: nothing to do.
     pub destroy: dualpipe_transport_done_fn,
 }
 
@@ -175,6 +178,8 @@ pub(super) struct CallerTransport {
     /// How often in a row the library had to wait by itself.
     idle: u32,
     notice: Option<Notice>,
+    /// Whether an executor has it: before that, destroy is none of the library's business.
+    is_taken: Arc<AtomicBool>,
 }
 
 // SAFETY: the table's documentation says on which threads its functions are called.
@@ -199,7 +204,13 @@ impl CallerTransport {
         if let Some((name, _)) = needed.iter().find(|(_, is_there)| !is_there) {
             return Err(Failure::argument(&format!("{argument}->{name}"), "is NULL"));
         }
-        Ok(CallerTransport { table, user_data: UserData(table.user_data), idle: 0, notice: None })
+        let (user_data, is_taken) = (UserData(table.user_data), Arc::default());
+        Ok(CallerTransport { table, user_data, idle: 0, notice: None, is_taken })
+    }
+
+    /// To be set when an executor has been made of it.
+    pub(super) fn is_taken(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_taken)
     }
 
     fn post(
@@ -342,7 +353,7 @@ impl Transport for CallerTransport {
 
 impl Drop for CallerTransport {
     fn drop(&mut self) {
-        if let Some(destroy) = self.table.destroy {
+        if let Some(destroy) = self.table.destroy.filter(|_| self.is_taken.load(Ordering::Acquire)) {
             // SAFETY: the caller's function, with the caller's data.
             unsafe { destroy(self.user_data.0) };
         }

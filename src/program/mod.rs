@@ -158,7 +158,7 @@ impl Program {
         self.pass_index(pass).map_or_else(PassBuffers::default, |index| self.pass_buffers[index])
     }
 
-    /// The same program with other instructions, which only [`check`] can tell whether they can run.
+    /// The same program with other instructions, which only [`check()`] can tell whether they can run.
     pub fn with_instructions(&self, instructions: Vec<Instruction>) -> Program {
         Program { instructions, ..self.clone() }
     }

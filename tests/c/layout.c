@@ -48,4 +48,30 @@ SAME(offsetof(dualpipe_instruction, op), 36);
 SAME(sizeof(dualpipe_program_buffer), 12);
 SAME(sizeof(dualpipe_pass_buffers), 16);
 
+SAME(sizeof(dualpipe_transfer), 40);
+SAME(offsetof(dualpipe_transfer, tag), 16);
+SAME(offsetof(dualpipe_transfer, num_bytes), 32);
+SAME(sizeof(dualpipe_transport), 88);
+SAME(offsetof(dualpipe_transport, send), 16);
+SAME(offsetof(dualpipe_transport, destroy), 80);
+SAME(sizeof(dualpipe_memory), 32);
+SAME(offsetof(dualpipe_memory, release), 24);
+SAME(sizeof(dualpipe_tensor), 64);
+SAME(offsetof(dualpipe_tensor, owner), 48);
+SAME(sizeof(dualpipe_task_pass), 64);
+SAME(offsetof(dualpipe_task_pass, inputs), 32);
+SAME(sizeof(dualpipe_task), 64);
+SAME(offsetof(dualpipe_task, op), 8);
+SAME(offsetof(dualpipe_task, forward), 48);
+SAME(sizeof(dualpipe_tensor_spec), 72);
+SAME(offsetof(dualpipe_tensor_spec, shape), 8);
+SAME(sizeof(dualpipe_executor_options), 48);
+SAME(offsetof(dualpipe_executor_options, timeout_ns), 16);
+SAME(offsetof(dualpipe_executor_options, memory), 40);
+SAME(sizeof(dualpipe_fault), 32);
+SAME(offsetof(dualpipe_fault, instruction), 16);
+
+SAME(sizeof(dualpipe_balance_options), 32);
+SAME(sizeof(dualpipe_layer_balance), 16);
+
 int main(void) { return 0; }
