@@ -236,9 +236,9 @@ fn table() -> Vec<Entry> {
                           (7, DUALPIPE_NONE, "num_threads is 4294967295, "),
                       ],
                   },
-                  Lent("loads", 4, |_| inputs::words(&[1.0f32, 2.0, 3.0, 4.0])),
-                  Number("num_loads", 4, &[
-                      (3, "is 3"), (5, "is 5"), (usize::MAX, "is 18446744073709551615"),
+                  Lent("loads", 4, |_| inputs::words(&[1.0f32; 8])),
+                  Number("num_loads", 8, &[
+                      (0, "is 0"), (7, "is 7"), (9, "is 9"), (usize::MAX, "is 18446744073709551615"),
                   ]),
                   Out("plan", 8),
               ]),
@@ -515,13 +515,13 @@ fn bad_loads() {
     for (load, want) in [
         (f32::NAN, "loads[layer 0, expert 2] is NaN, must be"),
         (f32::INFINITY, "loads[layer 0, expert 2] is inf, must be"),
-        (-1.0, "loads[layer 0, expert 2] is -1, must be"),
+        (-1.0, "loads[layer 0, expert 2] is -1.0, must be"),
         (f32::MAX, "loads"),
     ] {
-        let (loads, mut plan) = ([f32::MAX.min(load.abs()), 1.0, load, 1.0], null_mut());
+        let (loads, mut plan) = ([f32::MAX.min(load.abs()), 1.0, load, 1.0, 1.0, 1.0, 1.0, 1.0], null_mut());
         let options = inputs::balance_options();
         // SAFETY: locals.
-        let status = unsafe { dualpipe_expert_plan_create(&options, loads.as_ptr(), 4, &mut plan) };
+        let status = unsafe { dualpipe_expert_plan_create(&options, loads.as_ptr(), 8, &mut plan) };
         assert_eq!((status, plan), (DUALPIPE_ERROR_INVALID_ARGUMENT, null_mut()), "{load}");
         assert!(last_error().contains(want), "{} does not say {want}", last_error());
     }

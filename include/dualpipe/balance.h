@@ -51,7 +51,8 @@ typedef struct dualpipe_balance_options {
    */
   uint32_t num_gpus;
   /**
-   * Threads: 1 is the caller's alone, 0 as many as there are cores. The result is the same. 1 after a fork.
+   * Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same. In a child of
+   * fork it is always 1.
    */
   uint32_t num_threads;
 } dualpipe_balance_options;

@@ -19,7 +19,8 @@ impl Default for Options<'_> {
     }
 }
 
-const THREADS_MAX: usize = 4096;
+/// Most threads that may be asked for.
+pub const THREADS_MAX: usize = 4096;
 /// Between two calls of `progress` a thread places about so many slots: a millisecond's work.
 const SLOTS_PER_REPORT: usize = 1 << 14;
 

@@ -29,6 +29,6 @@ mod tournament;
 
 pub use bound::lower_bounds;
 pub use deepseek::deepseek;
-pub use layers::Options;
+pub use layers::{Options, THREADS_MAX};
 pub use plan::{ExpertPlan, ExpertToSlots, LayerBalance, LayerBound};
 pub use problem::Problem;

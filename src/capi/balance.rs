@@ -7,7 +7,7 @@ use super::log;
 use super::options::{self, Growing};
 use super::process;
 use super::status::{dualpipe_status, Outcome};
-use crate::balance::{deepseek, ExpertPlan, Options, Problem};
+use crate::balance::{deepseek, ExpertPlan, Options, Problem, THREADS_MAX};
 
 /// What a dualpipe_expert_plan_t points to: nothing that C could look into.
 pub struct dualpipe_expert_plan(());
@@ -37,7 +37,8 @@ pub struct dualpipe_balance_options {
     pub num_nodes: u32,
     /// GPUs, at least 1.
     pub num_gpus: u32,
-    /// Threads: 1 is the caller's alone, 0 as many as there are cores. The result is the same. 1 after a fork.
+    /// Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same. In a child of
+    /// fork it is always 1.
     pub num_threads: u32,
 }
 
@@ -84,9 +85,11 @@ pub unsafe extern "C" fn dualpipe_expert_plan_create(
         problem.check()?;
         // SAFETY: the caller's.
         let loads = unsafe { args::slice("loads", loads, "num_loads", num_loads) }?;
+        let num_threads =
+            args::in_range("options->num_threads", given.num_threads as usize, 0..=THREADS_MAX)?;
         // The threads of a pool are not in the child of a fork.
         let is_forked = process::fork_epoch() != 0;
-        let num_threads = if is_forked { 1 } else { given.num_threads as usize };
+        let num_threads = if is_forked { 1 } else { num_threads };
         let mut stopped = None;
         let mut progress = |done: usize, total: usize| match log::progress(done as u64, total as u64) {
             Ok(()) => true,

@@ -244,12 +244,12 @@ pub unsafe extern "C" fn dualpipe_executor_start(
     call("dualpipe_executor_start", || {
         let object = handle::get::<ExecutorObject>("executor", executor)?;
         let function = task.ok_or_else(|| Failure::argument("task", "is NULL"))?;
-        let mut started = lock(&object.started);
+        let busy = object.busy.enter("executor")?;
+        let mut started = object.started()?;
         if started.as_ref().is_some_and(|started| started.worker.is_busy()) {
             let text = "executor has a started step that has not been waited for";
             return Err(Failure::new(DUALPIPE_ERROR_BUSY, text));
         }
-        let busy = object.busy.enter("executor")?;
         let runner = Arc::clone(&object.runner);
         if started.is_none() {
             let rank = lock(&runner).executor.rank();
@@ -277,8 +277,7 @@ pub unsafe extern "C" fn dualpipe_executor_wait(
 ) -> dualpipe_status {
     call("dualpipe_executor_wait", || {
         let object = handle::get::<ExecutorObject>("executor", executor)?;
-        let busy = || Failure::new(DUALPIPE_ERROR_BUSY, "executor is being waited for by another thread");
-        let mut started = object.started.try_lock().map_err(|_| busy())?;
+        let mut started = object.started()?;
         let Some(Started { worker, outcome }) = started.as_mut().filter(|started| started.worker.is_busy())
         else {
             return Err(Failure::argument("executor", "has no started step to wait for"));
@@ -394,6 +393,13 @@ impl Object for ExecutorObject {
 }
 
 impl ExecutorObject {
+    /// The thread of the executor's own. Whoever waits for its step holds this.
+    fn started(&self) -> Outcome<MutexGuard<'_, Option<Started>>> {
+        self.started.try_lock().map_err(|_| {
+            Failure::new(DUALPIPE_ERROR_BUSY, "executor is in use: its started step is being waited for")
+        })
+    }
+
     /// Changes what crosses the boundaries, or nothing if that fails.
     fn change(
         &self,

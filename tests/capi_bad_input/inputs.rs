@@ -92,7 +92,7 @@ impl Words {
 }
 
 /// Live objects of every type: DualPipe of 2 ranks and 2 micro-batches, its timeline, rank 1's program; an executor of
-/// the one rank of a DualPipeV with 1 micro-batch; an expert plan of 1 layer.
+/// the one rank of a DualPipeV with 1 micro-batch; an expert plan of 2 layers.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) schedule: usize,
@@ -204,7 +204,7 @@ pub(crate) unsafe extern "C-unwind" fn does_nothing(
 pub(crate) fn balance_options() -> dualpipe_balance_options {
     dualpipe_balance_options {
         size: size_of::<dualpipe_balance_options>() as u32,
-        num_layers: 1,
+        num_layers: 2,
         num_experts: 4,
         num_slots: 6,
         num_groups: 2,
@@ -216,9 +216,9 @@ pub(crate) fn balance_options() -> dualpipe_balance_options {
 
 pub(crate) fn plan() -> usize {
     let mut plan = null_mut();
-    let loads = [1.0, 2.0, 3.0, 4.0];
+    let loads = [1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0];
     // SAFETY: locals.
-    let status = unsafe { dualpipe_expert_plan_create(&balance_options(), loads.as_ptr(), 4, &mut plan) };
+    let status = unsafe { dualpipe_expert_plan_create(&balance_options(), loads.as_ptr(), 8, &mut plan) };
     assert_eq!(status, DUALPIPE_OK);
     plan as usize
 }
@@ -408,7 +408,7 @@ fn bad_words(entry: &Entry, i: usize, world: &World) -> Vec<Bad> {
                 add("freed", &|w| w.words[i] = freed, invalid, &format!("{name} has been freed"));
             }
             for other in world.live().into_iter().filter(|&other| kind(other) != kind(example)) {
-                add("of another type", &|w| w.words[i] = other, invalid, ", must be a ");
+                add("of another type", &|w| w.words[i] = other, invalid, ", must be a");
             }
             let address = std::ptr::from_ref(world) as usize;
             for made_up in [1, address, usize::MAX, kind(example) << 48 | 0xF_FFFF, example + (1 << 40)] {

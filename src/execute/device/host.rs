@@ -188,7 +188,8 @@ impl World for HostWorld<'_> {
 
     fn receive(&mut self, message: Message, from: Rank, buffer: BufferId) -> std::result::Result<bool, Stop> {
         let host = &mut *self.host;
-        if host.slots[buffer.index()].requests.is_empty() {
+        // Freed buffers have no tensors: if there are some, the transport could not take all of them before.
+        if host.slots[buffer.index()].tensors.is_empty() {
             let slot = host.lay_out(buffer, message.pass.microbatch);
             let count = slot.tensors.len();
             for i in 0..count {
