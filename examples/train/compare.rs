@@ -34,10 +34,10 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = 100.0 * self.num_equal as f64 / self.num_gradients.max(1) as f64;
-        write!(f, "{} gradients, {percent:.1} % of them to the bit", self.num_gradients)?;
+        write!(f, "{} gradients, {percent:.1} % of them equal to the bit", self.num_gradients)?;
         if self.worst > 0.0 {
             let (worst, at) = (self.worst, &self.worst_at);
-            write!(f, "; largest difference {worst:.3} of its tolerance, at {at}")?;
+            write!(f, ";\n  the largest difference is {worst:.3} of its tolerance, at {at}")?;
         }
         Ok(())
     }
