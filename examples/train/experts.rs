@@ -42,7 +42,7 @@ impl ExpertReport {
             .map(|(&in_order, layer)| [in_order, layer.imbalance, layer.lower_bound()])
             .collect();
         println!();
-        println!("Experts, by the tokens that each was sent: load of the fullest of {num_gpus} GPUs / mean");
+        println!("Experts, by tokens since the first step: the fullest of {num_gpus} GPUs / mean");
         println!("             in order   balanced   lower bound");
         let row = |name: &str, [in_order, balanced, bound]: [f64; 3]| {
             println!("  {name:<10} {in_order:8.2}   {balanced:8.3}      {bound:8.3}");
@@ -56,7 +56,7 @@ impl ExpertReport {
             row("worst", worst);
         }
         println!(
-            "  In order: {} experts to a GPU. Balanced: DeepSeek's EPLB with {num_slots} slots, {REDUNDANT_SLOTS} to a GPU for replicas.",
+            "  In order: {} experts to a GPU. Balanced: DeepSeek's EPLB, with {REDUNDANT_SLOTS} slots more on each: {num_slots}.",
             num_experts / num_gpus
         );
     }

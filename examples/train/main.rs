@@ -30,6 +30,7 @@ mod trainer;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dualpipe::schedule::Schedule;
 
@@ -111,15 +112,16 @@ fn train_pipeline(options: &Options, schedule: Schedule, config: Config, text: &
         }
     }
     progress.conclude();
-    print_gradients(&pipeline)?;
+    let sequential = print_gradients(&pipeline)?;
     let report = Report::new(pipeline.schedule(), &profile, &config)?;
-    report.print()?;
+    report.print(sequential)?;
     ExpertReport::new(&pipeline.expert_loads())?.print();
     report.write()
 }
 
-/// Compares the last step's gradients with the sequential run's; they must be the same but for rounding.
-fn print_gradients(pipeline: &Pipeline) -> Result<(), String> {
+/// Compares the last step's gradients with the sequential run's, of which it returns the time; they must be the same
+/// but for rounding.
+fn print_gradients(pipeline: &Pipeline) -> Result<Duration, String> {
     let comparison = pipeline.compare_with_sequential()?;
     println!();
     println!("Gradients of the last step, against those of a sequential run");
@@ -132,7 +134,7 @@ fn print_gradients(pipeline: &Pipeline) -> Result<(), String> {
     if !pipeline.copies_agree() {
         return Err("the two copies of a stage have drifted apart".into());
     }
-    Ok(())
+    Ok(comparison.sequential)
 }
 
 fn train_sequentially(options: &Options, config: Config, text: &Text) -> Result<(), String> {

@@ -118,3 +118,71 @@ fn median(mut samples: Vec<u64>) -> Option<u64> {
     samples.sort_unstable();
     samples.get(samples.len() / 2).copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Work};
+    use dualpipe::sim::simulate;
+
+    /// Times that differ by stage; a pair of a rank's stages overlaps by the same share.
+    fn costs(config: &Config) -> Costs {
+        let stage = |stage: usize| {
+            let far = stage.min(config.num_stages - 1 - stage) as u64;
+            let slow = 1 + stage as u64;
+            StageCosts {
+                forward_ns: 100_000 * slow,
+                input_ns: 110_000 * slow,
+                weight_ns: 90_000 * slow,
+                overlapped_ns: (240_000 + 30_000 * far) * slow,
+                output_bytes: (config.num_tokens() * config.width * 4) as u64,
+                ..StageCosts::default()
+            }
+        };
+        Costs::new((0..config.num_stages).map(stage).collect(), Link::default()).unwrap()
+    }
+
+    #[test]
+    fn the_costs_of_a_simulated_step_are_found_again() {
+        for schedule in [dualpipe(4, 12, Work::Training).unwrap(), dualpipe_v(2, 9, Work::Training).unwrap()]
+        {
+            let config = Config::small(schedule.placement().num_stages());
+            let expected = costs(&config);
+            let simulated = simulate(&schedule, &expected).unwrap().timeline;
+            let mut profile = Profile::default();
+            (0..3).for_each(|_| profile.record(simulated.clone()));
+            let found = profile.costs(&config).unwrap();
+            let again = simulate(&schedule, &found).unwrap().timeline;
+            assert_eq!(again.makespan_ns(), simulated.makespan_ns(), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn where_i_and_w_never_run_apart_half_of_b_stands_for_each() {
+        let config = Config::small(4);
+        let schedule = one_f_one_b(4, 6, Work::Training).unwrap();
+        let mut profile = Profile::default();
+        profile.record(simulate(&schedule, &costs(&config)).unwrap().timeline);
+        let found = profile.costs(&config).unwrap();
+        let stage = found.stage(Stage(2));
+        assert_eq!([stage.forward_ns, stage.input_ns, stage.weight_ns], [300_000; 3]);
+        assert_eq!(stage.overlapped_ns, 900_000);
+    }
+
+    #[test]
+    fn the_last_steps_are_kept_and_the_typical_one_is_neither_slow_nor_fast() {
+        let schedule = one_f_one_b(1, 1, Work::Training).unwrap();
+        let config = Config::small(1);
+        let step = simulate(&schedule, &costs(&config)).unwrap().timeline;
+        let mut profile = Profile::default();
+        assert_eq!(profile.typical_step(), None);
+        for i in 0..STEPS_MAX as u64 + 9 {
+            let mut step = step.clone();
+            step.spans[0].last_mut().unwrap().end_ns += i;
+            profile.record(step);
+        }
+        assert_eq!(profile.num_steps(), STEPS_MAX);
+        let extra_ns = profile.typical_step().unwrap().makespan_ns() - step.makespan_ns();
+        assert_eq!(extra_ns, 9 + STEPS_MAX as u64 / 2);
+    }
+}

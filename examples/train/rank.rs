@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::model::Config;
     use crate::pipeline::Pipeline;
-    use crate::text::Text;
+    use crate::text::{Batch, Text};
     use dualpipe::execute::run_ranks;
     use dualpipe::ids::Rank;
     use dualpipe::schedule::{dualpipe, Work};
@@ -86,13 +86,14 @@ mod tests {
     struct Forgetful {
         rank: TrainRank,
         config: Config,
+        batch: Arc<Batch>,
         tasks_left: usize,
     }
 
     impl TaskRunner for Forgetful {
         fn run(&mut self, run: &mut TaskRun<'_>) -> Result<(), String> {
             if self.tasks_left == 0 {
-                self.rank.trainer = RankTrainer::new(self.config, &[], 1, Arc::default());
+                self.rank.trainer = RankTrainer::new(self.config, &[], 1, Arc::clone(&self.batch));
             }
             self.tasks_left = self.tasks_left.wrapping_sub(1);
             self.rank.run(run)
@@ -112,7 +113,7 @@ mod tests {
                 let ranks = ranks.map(|(r, (executor, mut inner))| {
                     inner.trainer.begin_step(Arc::clone(&batch));
                     let tasks_left = if r == rank { i } else { usize::MAX };
-                    (executor, Forgetful { rank: inner, config, tasks_left })
+                    (executor, Forgetful { rank: inner, config, batch: Arc::clone(&batch), tasks_left })
                 });
                 let mut ranks: Vec<_> = ranks.collect();
                 let started = Instant::now();

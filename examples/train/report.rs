@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use dualpipe::cost::{Costs, StageCosts};
-use dualpipe::ids::{Rank, Stage};
+use dualpipe::ids::Stage;
 use dualpipe::schedule::Schedule;
 use dualpipe::sim::{simulate, Simulation};
 use dualpipe::timeline::{svg, Timeline};
@@ -37,54 +38,53 @@ impl<'a> Report<'a> {
         Ok(Report { schedule, costs, simulation, measured, num_steps: profile.num_steps(), num_cores })
     }
 
-    /// Tells it.
-    pub(crate) fn print(&self) -> Result<(), String> {
+    /// Tells it. `sequential` is how long the same step takes one thread alone.
+    pub(crate) fn print(&self, sequential: Duration) -> Result<(), String> {
         let Report { simulation, measured, num_steps, num_cores, .. } = self;
         let num_ranks = self.schedule.num_ranks();
         let simulated = &simulation.timeline;
-        let peak_live = self.schedule.check().map_err(|e| e.to_string())?.peak_live;
-        let median = |of: fn(&StageCosts) -> u64| {
-            let stages = (0..self.costs.num_stages()).map(|stage| of(self.costs.stage(Stage(stage as u16))));
-            ms(stages.sum::<u64>() / self.costs.num_stages() as u64)
-        };
         println!();
-        println!("A step, from {num_steps} recorded ones    simulated    measured");
+        println!("{:<22} {:>18} {:>11}", format!("A step ({num_steps} recorded)"), "simulated", "measured");
+        row("makespan", &ms(simulated.makespan_ns()), &ms(measured.makespan_ns()), "");
+        row("bubble", &percent(simulated.bubble_share()), &percent(measured.bubble_share()), "");
+        let gap = format!("gap {}; proven for every schedule on these ranks", percent(simulation.gap()));
+        row("lower bound", &ms(simulation.lower_bound_ns), "", &gap);
+        let sequential_ns = sequential.as_nanos() as u64;
+        let shared =
+            format!("on one core; {num_cores} need at least about {}", ms(sequential_ns / *num_cores as u64));
+        row("sequential run", "", &ms(sequential_ns), &shared);
+        self.print_tasks()?;
         println!(
-            "  makespan                      {:>9}   {:>9}",
-            ms(simulated.makespan_ns()),
-            ms(measured.makespan_ns())
+            "  Simulated: a core for each rank, the measured median of every task, messages and gradient"
         );
-        println!(
-            "  bubble                        {:>7.1} %   {:>7.1} %",
-            100.0 * simulated.bubble_share(),
-            100.0 * measured.bubble_share()
-        );
-        println!(
-            "  lower bound                   {:>9}   no schedule on these ranks is shorter; gap {:.1} %",
-            ms(simulation.lower_bound_ns),
-            100.0 * simulation.gap()
-        );
-        println!(
-            "  peak live activations   {}, of {} micro-batches",
-            by_rank(&peak_live),
-            self.schedule.num_microbatches()
-        );
-        println!(
-            "  task times              F {}, I {}, W {}, F&B {}: medians, mean of the stages",
-            median(|stage| stage.forward_ns),
-            median(|stage| stage.input_ns),
-            median(|stage| stage.weight_ns),
-            median(|stage| stage.overlapped_ns)
-        );
-        println!("  Simulated is a core for each rank, tasks of the measured median times, and messages and");
-        println!("  gradient reductions that take none. Measured is the recorded step of median makespan.");
+        println!("  reductions that take no time. Measured: the recorded step of median makespan.");
         if num_ranks <= *num_cores {
-            println!("  It had {num_cores} cores for {num_ranks} ranks, so the two should be close.");
+            println!("  Each rank had a core of its own: the two are close if no other program runs.");
         } else {
-            let work_ns: u64 = (0..num_ranks).map(|rank| simulated.busy_ns(Rank(rank as u32))).sum();
-            println!("  {num_ranks} ranks shared {num_cores} cores: {} of tasks take these at least {}, whatever the", ms(work_ns), ms(work_ns / *num_cores as u64));
-            println!("  schedule. A rank that waits for a core looks idle, or its task long.");
+            println!("  Here {num_ranks} ranks shared {num_cores} cores: a rank that waits for a core looks idle, or its task");
+            println!(
+                "  long. Simulated and measured can only agree with a core for each rank: {}.",
+                fewer_ranks(*num_cores)
+            );
         }
+        Ok(())
+    }
+
+    fn print_tasks(&self) -> Result<(), String> {
+        let peak_live = self.schedule.check().map_err(|e| e.to_string())?.peak_live;
+        let num_stages = self.costs.num_stages();
+        let mean = |of: fn(&StageCosts) -> u64| {
+            let stages = (0..num_stages).map(|stage| of(self.costs.stage(Stage(stage as u16))));
+            ms(stages.sum::<u64>() / num_stages as u64)
+        };
+        println!("  peak live activations  {}", by_rank(&peak_live));
+        println!(
+            "  task medians           F {}, I {}, W {}, F&B {}; mean of the stages",
+            mean(|stage| stage.forward_ns),
+            mean(|stage| stage.input_ns),
+            mean(|stage| stage.weight_ns),
+            mean(|stage| stage.overlapped_ns)
+        );
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl<'a> Report<'a> {
         ] {
             let path = folder.join(name);
             fs::write(&path, text).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-            println!("  {}   {what}", short(path).display());
+            println!("  {:<27} {what}", short(path).display());
         }
         Ok(())
     }
@@ -118,6 +118,22 @@ fn short(path: PathBuf) -> PathBuf {
     path.strip_prefix(here).map(Path::to_path_buf).unwrap_or(path)
 }
 
+fn row(name: &str, simulated: &str, measured: &str, note: &str) {
+    println!("{}", format!("  {name:<20} {simulated:>18} {measured:>11}   {note}").trim_end());
+}
+
+/// A run of this example in which each rank has a core.
+fn fewer_ranks(num_cores: usize) -> String {
+    match num_cores {
+        0 | 1 => "--schedule 1f1b --ranks 1".into(),
+        _ => format!("--ranks {}", num_cores / 2 * 2),
+    }
+}
+
+fn percent(share: f64) -> String {
+    format!("{:.1} %", 100.0 * share)
+}
+
 fn ms(ns: u64) -> String {
     let ms = ns as f64 / 1e6;
     if ms < 10.0 {
@@ -127,15 +143,15 @@ fn ms(ns: u64) -> String {
     }
 }
 
-/// The same for all ranks, or by rank, or from least to most.
+/// Micro-batches: the same on all ranks, or by rank, or from least to most.
 fn by_rank(numbers: &[usize]) -> String {
     let (least, most) = (numbers.iter().min().unwrap_or(&0), numbers.iter().max().unwrap_or(&0));
     if least == most {
-        return format!("{most} on every rank");
+        return format!("{most} micro-batches on every rank");
     }
     if numbers.len() > 8 {
-        return format!("{least} to {most}");
+        return format!("{least} to {most} micro-batches");
     }
     let numbers: Vec<String> = numbers.iter().map(usize::to_string).collect();
-    format!("{} on ranks 0 to {}", numbers.join(" "), numbers.len() - 1)
+    format!("{} micro-batches on ranks 0 to {}", numbers.join(" "), numbers.len() - 1)
 }
