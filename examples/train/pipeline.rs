@@ -43,9 +43,10 @@ impl Pipeline {
         for program in lower(&schedule)? {
             let copies = schedule.placement().copies_on(program.rank());
             let trainer = RankTrainer::new(config, copies, seed, Arc::clone(&batch));
+            let runner = TrainRank::new(program.rank(), trainer, Arc::clone(&exchange));
             let transport = inproc.transport(program.rank())?;
             let executor = Executor::new(program, transport, Options::new(boundaries.clone()))?;
-            ranks.push((executor, TrainRank::new(trainer, Arc::clone(&exchange))));
+            ranks.push((executor, runner));
         }
         Ok(Pipeline { schedule, config, ranks, batch })
     }

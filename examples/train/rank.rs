@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dualpipe::execute::{PassTensors, TaskRun, TaskRunner, Tensor};
+use dualpipe::ids::Rank;
 use dualpipe::op::{StageCopy, Task};
 
 use crate::exchange::GradientExchange;
@@ -14,13 +15,14 @@ const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The tasks of one rank.
 pub(crate) struct TrainRank {
+    rank: Rank,
     pub(crate) trainer: RankTrainer,
     exchange: Arc<GradientExchange>,
 }
 
 impl TrainRank {
-    pub(crate) fn new(trainer: RankTrainer, exchange: Arc<GradientExchange>) -> TrainRank {
-        TrainRank { trainer, exchange }
+    pub(crate) fn new(rank: Rank, trainer: RankTrainer, exchange: Arc<GradientExchange>) -> TrainRank {
+        TrainRank { rank, trainer, exchange }
     }
 
     /// Sums the gradients of `copy` with its twin's, on whichever rank that is.
@@ -44,8 +46,8 @@ impl TaskRunner for TrainRank {
                 forward.and_then(|forward| self.trainer.run(op, forward, backward?))
             }
         };
-        // The executors tell one another; a rank that waits in the exchange would not hear them.
-        ended.inspect_err(|why| self.exchange.close(why))
+        // The executors tell one another; a rank that waits in the exchange would not hear them before its timeout.
+        ended.inspect_err(|why| self.exchange.close(&format!("rank {}, {}: {why}", self.rank, run.task)))
     }
 }
 
@@ -78,7 +80,6 @@ mod tests {
     use crate::pipeline::Pipeline;
     use crate::text::{Batch, Text};
     use dualpipe::execute::run_ranks;
-    use dualpipe::ids::Rank;
     use dualpipe::schedule::{dualpipe, Work};
     use dualpipe::ErrorKind;
 
@@ -122,6 +123,7 @@ mod tests {
                 assert_eq!(error.kind(), ErrorKind::CallbackFailed, "{error}");
                 let text = error.to_string();
                 assert!(text.contains("this rank does not hold stage"), "rank {rank}, {task}: {text}");
+                assert!(text.contains(&format!("rank {rank}, ")), "rank {rank}, {task}: {text}");
             }
         }
     }
