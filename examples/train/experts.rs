@@ -34,7 +34,7 @@ impl ExpertReport {
     }
 
     pub(crate) fn print(&self) {
-        let &Problem { num_experts, num_slots, num_gpus, .. } = self.plan.problem();
+        let &Problem { num_experts, num_gpus, .. } = self.plan.problem();
         let stages: Vec<[f64; 3]> = self
             .in_order
             .iter()
@@ -56,7 +56,7 @@ impl ExpertReport {
             row("worst", worst);
         }
         println!(
-            "  In order: {} experts to a GPU. Balanced: DeepSeek's EPLB, with {REDUNDANT_SLOTS} slots more on each: {num_slots}.",
+            "  In order: {} experts to a GPU. Balanced: DeepSeek's EPLB, {REDUNDANT_SLOTS} more slots on each.",
             num_experts / num_gpus
         );
     }

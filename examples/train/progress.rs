@@ -5,7 +5,7 @@ use std::time::Instant;
 /// Lines while it trains, about.
 const LINES: usize = 6;
 /// Widest curve.
-const COLUMNS: usize = 60;
+const COLUMNS: usize = 48;
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
 /// The losses so far.

@@ -44,28 +44,24 @@ impl<'a> Report<'a> {
         let num_ranks = self.schedule.num_ranks();
         let simulated = &simulation.timeline;
         println!();
-        println!("{:<22} {:>18} {:>11}", format!("A step ({num_steps} recorded)"), "simulated", "measured");
+        println!("{:<22} {:>9} {:>11}", format!("A step ({num_steps} recorded)"), "simulated", "measured");
         row("makespan", &ms(simulated.makespan_ns()), &ms(measured.makespan_ns()), "");
         row("bubble", &percent(simulated.bubble_share()), &percent(measured.bubble_share()), "");
-        let gap = format!("gap {}; no schedule with these times beats it", percent(simulation.gap()));
+        let gap = format!("no schedule is shorter; gap {}", percent(simulation.gap()));
         row("lower bound", &ms(simulation.lower_bound_ns), "", &gap);
         let sequential_ns = sequential.as_nanos() as u64;
         let shared =
-            format!("on one core; {num_cores} need at least about {}", ms(sequential_ns / *num_cores as u64));
+            format!("on 1 core; {num_cores} need about {} or more", ms(sequential_ns / *num_cores as u64));
         row("sequential run", "", &ms(sequential_ns), &shared);
         self.print_tasks()?;
-        println!(
-            "  Simulated: a core for each rank, the measured median of every task, messages and gradient"
-        );
-        println!("  reductions that take no time. Measured: the recorded step of median makespan.");
+        println!("  Simulated: a core for each rank, every task its measured median, messages and");
+        println!("  gradient reductions that take no time. Measured: the step of median makespan.");
         if num_ranks <= *num_cores {
             println!("  Each rank had a core of its own: the two are close if no other program runs.");
         } else {
-            println!("  Here {num_ranks} ranks shared {num_cores} cores: a rank that waits for a core looks idle, or its task");
-            println!(
-                "  long. Simulated and measured can only agree with a core for each rank: {}.",
-                fewer_ranks(*num_cores)
-            );
+            let fewer = fewer_ranks(*num_cores);
+            println!("  Here {num_ranks} ranks shared {num_cores} cores: a rank that waits for a core looks idle, or its");
+            println!("  task long. The two can only agree with a core for each: {fewer}.");
         }
         Ok(())
     }
@@ -79,7 +75,7 @@ impl<'a> Report<'a> {
         };
         println!("  peak live activations  {}", by_rank(&peak_live));
         println!(
-            "  task medians           F {}, I {}, W {}, F&B {}; mean of the stages",
+            "  task medians           F {}, I {}, W {}, F&B {}",
             mean(|stage| stage.forward_ns),
             mean(|stage| stage.input_ns),
             mean(|stage| stage.weight_ns),
@@ -119,7 +115,7 @@ fn short(path: PathBuf) -> PathBuf {
 }
 
 fn row(name: &str, simulated: &str, measured: &str, note: &str) {
-    println!("{}", format!("  {name:<20} {simulated:>18} {measured:>11}   {note}").trim_end());
+    println!("{}", format!("  {name:<20} {simulated:>9} {measured:>11}   {note}").trim_end());
 }
 
 /// A run of this example in which each rank has a core.
