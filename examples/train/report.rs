@@ -50,12 +50,16 @@ impl<'a> Report<'a> {
         let gap = format!("no schedule is shorter; gap {}", percent(simulation.gap()));
         row("lower bound", &ms(simulation.lower_bound_ns), "", &gap);
         let sequential_ns = sequential.as_nanos() as u64;
-        let shared =
-            format!("on 1 core; {num_cores} need about {} or more", ms(sequential_ns / *num_cores as u64));
+        let used = num_ranks.min(*num_cores);
+        let shared = match used {
+            1 => "on 1 core".to_string(),
+            _ => format!("on 1 core; {used} need about {} or more", ms(sequential_ns / used as u64)),
+        };
         row("sequential run", "", &ms(sequential_ns), &shared);
         self.print_tasks()?;
         println!("  Simulated: a core for each rank, every task its measured median, messages and");
-        println!("  gradient reductions that take no time. Measured: the step of median makespan.");
+        println!("  gradient reductions that take no time. Measured: the step of median makespan; a");
+        println!("  rank that waits in a reduction counts as busy there.");
         if num_ranks <= *num_cores {
             println!("  Each rank had a core of its own: the two are close if no other program runs.");
         } else {
