@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::model::{Config, Tensors};
 use crate::sequential::Sequential;
@@ -22,6 +23,8 @@ pub(crate) struct Comparison {
     pub(crate) worst: f64,
     /// Where that is: stage and parameter.
     worst_at: String,
+    /// How long the sequential run took, on one core.
+    pub(crate) sequential: Duration,
 }
 
 impl Comparison {
@@ -34,10 +37,10 @@ impl Comparison {
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = 100.0 * self.num_equal as f64 / self.num_gradients.max(1) as f64;
-        write!(f, "{} gradients, {percent:.1} % of them to the bit", self.num_gradients)?;
+        write!(f, "{} gradients, {percent:.1} % of them equal to the bit", self.num_gradients)?;
         if self.worst > 0.0 {
             let (worst, at) = (self.worst, &self.worst_at);
-            write!(f, "; largest difference {worst:.3} of its tolerance, at {at}")?;
+            write!(f, ";\n  the largest difference is {worst:.3} of its tolerance, at {at}")?;
         }
         Ok(())
     }
@@ -66,11 +69,12 @@ pub(crate) fn compare_with_sequential(
             }
         }
     }
+    let start = Instant::now();
     sequential.forward_backward(batch)?;
+    let mut comparison = Comparison { sequential: start.elapsed(), ..Comparison::default() };
 
     let error = (batch.num_microbatches() as f64 - 1.0) * f64::from(f32::EPSILON) / 2.0;
     let tolerance = 2.0 * error / (1.0 - error);
-    let mut comparison = Comparison::default();
     let stages = sequential.stages().zip(grads).zip(&magnitudes);
     for (stage, ((expected, grads), magnitudes)) in stages.enumerate() {
         let mut magnitudes = magnitudes.iter();

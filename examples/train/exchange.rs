@@ -11,16 +11,30 @@ use crate::model::Tensors;
 /// Gradients on their way to the rank that holds the other copy.
 #[derive(Default)]
 pub(crate) struct GradientExchange {
-    given: Mutex<BTreeMap<StageCopy, Tensors>>,
-    arrival: Condvar,
+    state: Mutex<State>,
+    change: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    given: BTreeMap<StageCopy, Tensors>,
+    /// Why no more will come.
+    closed: Option<String>,
 }
 
 impl GradientExchange {
     /// Gives the gradients of `copy` away, for its twin to take.
     pub(crate) fn give(&self, copy: StageCopy, grads: &Tensors) {
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        given.insert(copy, grads.clone());
-        self.arrival.notify_all();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.given.insert(copy, grads.clone());
+        self.change.notify_all();
+    }
+
+    /// Lets nobody wait any more: a rank has failed, and this is why.
+    pub(crate) fn close(&self, why: &str) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.closed.get_or_insert_with(|| why.into());
+        self.change.notify_all();
     }
 
     /// Waits for the gradients of `copy` and takes them.
@@ -28,14 +42,20 @@ impl GradientExchange {
     /// The sum of two numbers does not depend on their order: both ranks get the same bits, and so the two copies
     /// of a stage stay the same for ever.
     pub(crate) fn take(&self, copy: StageCopy, timeout: Duration) -> Result<Tensors, String> {
-        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mut given, _) = self
-            .arrival
-            .wait_timeout_while(given, timeout, |given| !given.contains_key(&copy))
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) = self
+            .change
+            .wait_timeout_while(state, timeout, |state| {
+                !state.given.contains_key(&copy) && state.closed.is_none()
+            })
             .unwrap_or_else(PoisonError::into_inner);
-        given.remove(&copy).ok_or_else(|| {
+        state.given.remove(&copy).ok_or_else(|| {
             let StageCopy { direction, stage } = copy;
-            format!("the gradients of stage {stage} in direction {direction} did not come in {timeout:?}")
+            let what = format!("the gradients of stage {stage} in direction {direction}");
+            match &state.closed {
+                Some(why) => format!("{what} will not come [{why}]"),
+                None => format!("{what} did not come in {timeout:?}"),
+            }
         })
     }
 }
@@ -61,5 +81,18 @@ mod tests {
             exchange.take(copy, timeout).err().as_deref(),
             Some("the gradients of stage 0 in direction 1 did not come in 10ms")
         );
+    }
+
+    #[test]
+    fn who_waits_hears_of_a_failure() {
+        let copy = StageCopy { direction: Direction::Down, stage: Stage(2) };
+        let exchange = GradientExchange::default();
+        let error = std::thread::scope(|scope| {
+            let taker = scope.spawn(|| exchange.take(copy, Duration::from_secs(60)));
+            exchange.close("no memory");
+            taker.join().unwrap().err()
+        });
+        let text = "the gradients of stage 2 in direction 0 will not come [no memory]";
+        assert_eq!(error.as_deref(), Some(text));
     }
 }

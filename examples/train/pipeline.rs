@@ -1,76 +1,84 @@
-//! Trains the ranks of a schedule: who computes what in which order is the schedule's, the maths the model's.
-//!
-//! One thread plays all ranks here, each op after those that it needs.
+//! Trains the ranks of a schedule, each run by an executor on a thread of its own: who computes what in which order
+//! is the schedule's, who waits for whom the executor's, the maths the model's.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use dualpipe::ids::{Direction, Rank};
-use dualpipe::op::{Message, MessageKind, Op, Pass, StageCopy, Task};
-use dualpipe::schedule::{play, Schedule, Visit};
+use dualpipe::execute::transport::Inproc;
+use dualpipe::execute::{run_ranks, Boundaries, DType, Executor, Options, TensorSpec};
+use dualpipe::ids::Direction;
+use dualpipe::op::StageCopy;
+use dualpipe::program::lower;
+use dualpipe::schedule::Schedule;
+use dualpipe::timeline::Timeline;
+use dualpipe::Error;
 
 use crate::compare::{compare_with_sequential, Comparison};
 use crate::exchange::GradientExchange;
 use crate::model::{Config, Tensors};
+use crate::rank::TrainRank;
 use crate::text::Batch;
-use crate::trainer::{Boundary, CopyTrainer, RankTrainer};
-
-const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::trainer::{CopyTrainer, RankTrainer};
 
 /// The ranks of a schedule.
 pub(crate) struct Pipeline {
     schedule: Schedule,
     config: Config,
-    trainers: Vec<RankTrainer>,
-    exchange: GradientExchange,
+    ranks: Vec<(Executor, TrainRank)>,
     batch: Arc<Batch>,
 }
 
 impl Pipeline {
     /// Every copy of a stage starts with the weights that `seed` draws.
-    pub(crate) fn new(schedule: Schedule, config: Config, seed: u64) -> Pipeline {
+    ///
+    /// # Errors
+    /// The library's, if the schedule cannot run.
+    pub(crate) fn new(schedule: Schedule, config: Config, seed: u64) -> Result<Pipeline, Error> {
         let batch = Arc::new(Batch::default());
-        let trainers = ranks(&schedule).map(|rank| {
-            let copies = schedule.placement().copies_on(rank);
-            RankTrainer::new(config, copies, seed, Arc::clone(&batch))
-        });
-        Pipeline {
-            trainers: trainers.collect(),
-            schedule,
-            config,
-            exchange: GradientExchange::default(),
-            batch,
+        let exchange = Arc::new(GradientExchange::default());
+        let inproc = Inproc::new(schedule.num_ranks())?;
+        // What crosses a boundary: the activations of a micro-batch, and back their gradients.
+        let shape = [config.num_tokens() as i64, config.width as i64];
+        let boundaries = Boundaries::uniform(vec![TensorSpec::new(DType::F32, shape)?])?;
+        let mut ranks = Vec::with_capacity(schedule.num_ranks());
+        for program in lower(&schedule)? {
+            let copies = schedule.placement().copies_on(program.rank());
+            let trainer = RankTrainer::new(config, copies, seed, Arc::clone(&batch));
+            let runner = TrainRank::new(program.rank(), trainer, Arc::clone(&exchange));
+            let transport = inproc.transport(program.rank())?;
+            let executor = Executor::new(program, transport, Options::new(boundaries.clone()))?;
+            ranks.push((executor, runner));
         }
+        Ok(Pipeline { schedule, config, ranks, batch })
     }
 
     /// The mean loss of `batch`; leaves the sums of its gradients in every copy.
-    pub(crate) fn forward_backward(&mut self, batch: &Arc<Batch>) -> Result<f64, String> {
+    ///
+    /// # Errors
+    /// The executor's: of the rank that failed. The pipeline is then of no more use.
+    pub(crate) fn forward_backward(&mut self, batch: &Arc<Batch>) -> Result<f64, Error> {
         self.batch = Arc::clone(batch);
-        for trainer in &mut self.trainers {
-            trainer.begin_step(Arc::clone(batch));
+        for (_, rank) in &mut self.ranks {
+            rank.trainer.begin_step(Arc::clone(batch));
         }
-        let mut mailbox =
-            Mailbox { boundary_len: self.config.num_tokens() * self.config.width, messages: BTreeMap::new() };
-        let (schedule, trainers) = (&self.schedule, &mut self.trainers);
-        let mut result = Ok(());
-        let played = play(schedule, |Visit { rank, task, .. }| {
-            // The reductions follow below: alone, the one thread cannot meet itself.
-            if let (Task::Op(op), Ok(())) = (task, &result) {
-                let ran = mailbox.run(schedule, &mut trainers[rank.index()], op);
-                result = ran.map_err(|e| format!("rank {rank}: {op}: {e}"));
-            }
-        });
-        played.map_err(|stuck| format!("the schedule cannot run: {stuck:?}"))?;
-        result?;
-        self.reduce_gradients()?;
-        let sum: f64 = self.trainers.iter().map(RankTrainer::loss_sum).sum();
+        run_ranks(&mut self.ranks)?;
+        let sum: f64 = self.ranks.iter().map(|(_, rank)| rank.trainer.loss_sum()).sum();
         Ok(sum / batch.num_microbatches() as f64)
+    }
+
+    /// Who did what when in the last step.
+    pub(crate) fn timeline(&self) -> Result<Timeline, Error> {
+        let parts: Vec<Timeline> = self.ranks.iter().map(|(executor, _)| executor.timeline()).collect();
+        Timeline::merge(&parts)
+    }
+
+    /// What the ranks follow.
+    pub(crate) fn schedule(&self) -> &Schedule {
+        &self.schedule
     }
 
     /// Moves the parameters of every copy against its gradients.
     pub(crate) fn update(&mut self) -> Result<(), String> {
-        self.trainers.iter_mut().try_for_each(RankTrainer::update)
+        self.ranks.iter_mut().try_for_each(|(_, rank)| rank.trainer.update())
     }
 
     /// The gradients that the last [`Pipeline::forward_backward`] left, against the sequential run's.
@@ -107,89 +115,14 @@ impl Pipeline {
         loads
     }
 
+    /// The ranks, for a test to play with.
+    #[cfg(test)]
+    pub(crate) fn into_ranks(self) -> Vec<(Executor, TrainRank)> {
+        self.ranks
+    }
+
     fn copies(&self) -> impl Iterator<Item = &(StageCopy, CopyTrainer)> {
-        self.trainers.iter().flat_map(RankTrainer::copies)
-    }
-
-    fn reduce_gradients(&mut self) -> Result<(), String> {
-        let mut reductions = Vec::new();
-        for rank in ranks(&self.schedule) {
-            for task in self.schedule.tasks(rank) {
-                if let Task::ReduceGrads(copy) = task {
-                    reductions.push((rank, copy));
-                }
-            }
-        }
-        for &(rank, copy) in &reductions {
-            let trainer = self.trainers[rank.index()].copy_mut(copy)?;
-            self.exchange.give(copy, &trainer.grads);
-        }
-        for &(rank, copy) in &reductions {
-            let trainer = self.trainers[rank.index()].copy_mut(copy)?;
-            let (twin, _) = self.schedule.twin(copy).ok_or("the copy has no twin")?;
-            let other = self.exchange.take(twin, EXCHANGE_TIMEOUT)?;
-            trainer.grads.add(&other);
-        }
-        Ok(())
-    }
-}
-
-fn ranks(schedule: &Schedule) -> impl Iterator<Item = Rank> {
-    (0..schedule.num_ranks()).map(|rank| Rank(rank as u32))
-}
-
-/// Messages on their way.
-struct Mailbox {
-    boundary_len: usize,
-    messages: BTreeMap<Message, Vec<f32>>,
-}
-
-/// What a pass reads from one neighbour and writes for the other.
-#[derive(Default)]
-struct Letters {
-    input: Option<Vec<f32>>,
-    output: Option<(Message, Vec<f32>)>,
-}
-
-impl Letters {
-    fn boundary(&mut self) -> Boundary<'_> {
-        Boundary {
-            input: self.input.as_deref(),
-            output: self.output.as_mut().map(|(_, buffer)| &mut buffer[..]),
-        }
-    }
-}
-
-impl Mailbox {
-    fn run(&mut self, schedule: &Schedule, trainer: &mut RankTrainer, op: Op) -> Result<(), String> {
-        let [mut forward, mut backward] =
-            [(op.forward(), MessageKind::Activation), (op.backward_input(), MessageKind::Gradient)].map(
-                |(pass, kind)| match pass {
-                    Some(pass) => self.letters(schedule, Message { kind, pass }),
-                    None => Letters::default(),
-                },
-            );
-        trainer.run(op, forward.boundary(), backward.boundary())?;
-        let written = [forward.output, backward.output];
-        self.messages.extend(written.into_iter().flatten());
-        Ok(())
-    }
-
-    /// The letters of the pass that makes `message`.
-    fn letters(&mut self, schedule: &Schedule, message: Message) -> Letters {
-        let Message { kind, pass } = message;
-        let placement = schedule.placement();
-        let (before, after) = (placement.previous(pass.copy()), placement.next(pass.copy()));
-        let (from, to) = match kind {
-            MessageKind::Activation => (before, after),
-            MessageKind::Gradient => (after, before),
-        };
-        let input = from.and_then(|StageCopy { stage, .. }| {
-            let pass = Pass { stage, ..pass };
-            self.messages.remove(&Message { kind, pass })
-        });
-        let output = to.map(|_| (message, vec![0.0; self.boundary_len]));
-        Letters { input, output }
+        self.ranks.iter().flat_map(|(_, rank)| rank.trainer.copies())
     }
 }
 
@@ -232,7 +165,7 @@ mod tests {
             let config = config(schedule.placement().num_stages());
             let num_microbatches = schedule.num_microbatches();
             let what = format!("{} of {}", schedule.name(), schedule.num_ranks());
-            let mut pipeline = Pipeline::new(schedule, config, 1);
+            let mut pipeline = Pipeline::new(schedule, config, 1).unwrap();
             let mut sequential = Sequential::new(config, 1);
             for step in 0..3 {
                 let batch = text.batch(&config, 1, step, num_microbatches).unwrap();
@@ -259,13 +192,13 @@ mod tests {
         let text = Text::own_sources().unwrap();
         let config = config(4);
         let schedule = dualpipe(4, 6, Work::Training).unwrap();
-        let mut pipeline = Pipeline::new(schedule, config, 1);
+        let mut pipeline = Pipeline::new(schedule, config, 1).unwrap();
         let batch = Arc::new(text.batch(&config, 1, 0, 6).unwrap());
         pipeline.forward_backward(&batch).unwrap();
         // Direction 0 is what is compared; its stage 2 lies on rank 2.
-        let (copy, _) = pipeline.trainers[2].copies()[0];
+        let (copy, _) = pipeline.ranks[2].1.trainer.copies()[0];
         for wrong in [1.0001, f32::NAN] {
-            let trainer = pipeline.trainers[2].copy_mut(copy).unwrap();
+            let trainer = pipeline.ranks[2].1.trainer.copy_mut(copy).unwrap();
             for grad in trainer.grads.iter_mut() {
                 *grad *= wrong;
             }

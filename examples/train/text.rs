@@ -33,7 +33,7 @@ impl Text {
         for path in &paths {
             bytes.extend(Text::from_file(path)?.bytes);
         }
-        let name = format!("{} files of {}", paths.len(), root.display());
+        let name = format!("the {} files of this project's src", paths.len());
         Ok(Text { bytes, name })
     }
 
