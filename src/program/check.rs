@@ -47,23 +47,41 @@ pub fn check(schedule: &Schedule, programs: &[Program]) -> Result<()> {
 const SENT: u8 = 1;
 const RECEIVED: u8 = 2;
 
-/// What a rank does with others, in order.
+/// What a rank does with others, in order. Small, because there are many.
 #[derive(Clone, Copy)]
 struct Exchange {
     /// Where it stands in the program.
     position: u32,
-    peer: Rank,
+    /// The number of the message or the copy.
+    index: u32,
+    /// The other rank, below [`RANKS_MAX`](crate::placement::RANKS_MAX).
+    peer: u16,
     what: What,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
-    /// A side of the message with this number: [`SENT`] or [`RECEIVED`].
-    Message(u32, u8),
+    Send,
+    Receive,
     /// A task without exchange: the end of a group.
     Task,
-    /// The reduction of the copy with this number together with that of another.
-    Reduce(u32, u32),
+    /// The reduction of a copy's gradients together with its twin's.
+    Reduce,
+}
+
+impl Exchange {
+    fn peer(self) -> Rank {
+        Rank(self.peer.into())
+    }
+
+    /// Which side of a message it is; 0 for a task.
+    fn side(self) -> u8 {
+        match self.what {
+            What::Send => SENT,
+            What::Receive => RECEIVED,
+            What::Task | What::Reduce => 0,
+        }
+    }
 }
 
 fn invalid(program: &Program, position: usize, why: impl std::fmt::Display) -> Error {
@@ -85,7 +103,9 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(schedule: &'a Schedule, program: &'a Program) -> Reader<'a> {
-        let exchanges = Vec::with_capacity(program.instructions.len());
+        let is_free = |instruction: &&Instruction| matches!(instruction, Instruction::Free(_));
+        let frees = program.instructions.iter().filter(is_free).count();
+        let exchanges = Vec::with_capacity(program.instructions.len() - frees);
         Reader { schedule, program, is_full: vec![false; program.buffers.len()], exchanges }
     }
 
@@ -96,9 +116,9 @@ impl<'a> Reader<'a> {
         for (position, &instruction) in self.program.instructions.iter().enumerate() {
             let read = match instruction {
                 Instruction::Receive { message, from, buffer } => set(&mut self.is_full, buffer, true)
-                    .and_then(|()| self.exchange(position, message, from, RECEIVED, matched)),
+                    .and_then(|()| self.exchange(position, message, from, What::Receive, matched)),
                 Instruction::Send { message, to, buffer } => expect(&self.is_full, buffer, true)
-                    .and_then(|()| self.exchange(position, message, to, SENT, matched)),
+                    .and_then(|()| self.exchange(position, message, to, What::Send, matched)),
                 Instruction::Free(buffer) => set(&mut self.is_full, buffer, false),
                 Instruction::Run(task) => match tasks.next() {
                     Some(wanted) if wanted == task => self.run(position, task),
@@ -119,22 +139,17 @@ impl<'a> Reader<'a> {
     }
 
     fn run(&mut self, position: usize, task: Task) -> std::result::Result<(), String> {
-        let rank = self.program.rank;
-        let mut push = |peer, what| self.exchanges.push(Exchange { position: position as u32, peer, what });
         let op = match task {
             Task::Op(op) => op,
             Task::ReduceGrads(copy) => {
-                let placement = self.schedule.placement();
-                if let Some((twin, peer)) = self.schedule.twin(copy) {
-                    if let (Some(copy), Some(twin)) = (placement.copy_index(copy), placement.copy_index(twin))
-                    {
-                        push(peer, What::Reduce(copy as u32, twin as u32));
-                    }
+                let index = self.schedule.placement().copy_index(copy);
+                if let (Some((_, peer)), Some(index)) = (self.schedule.twin(copy), index) {
+                    self.push(position, index, peer, What::Reduce);
                 }
                 return Ok(());
             }
         };
-        push(rank, What::Task);
+        self.push(position, 0, self.program.rank, What::Task);
         let (read, written) = self.program.reads_and_writes(op);
         for buffer in read.into_iter().flatten() {
             expect(&self.is_full, buffer, true)?;
@@ -145,12 +160,17 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    fn push(&mut self, position: usize, index: usize, peer: Rank, what: What) {
+        let (position, index, peer) = (position as u32, index as u32, peer.0 as u16);
+        self.exchanges.push(Exchange { position, index, peer, what });
+    }
+
     fn exchange(
         &mut self,
         position: usize,
         message: Message,
         peer: Rank,
-        side: u8,
+        what: What,
         matched: &mut [u8],
     ) -> std::result::Result<(), String> {
         let index = self.schedule.pass_index(message.pass).ok_or("the schedule has no such message")?;
@@ -158,16 +178,16 @@ impl<'a> Reader<'a> {
         let placement = self.schedule.placement();
         let reader = StageCopy { stage: message.to_stage(), ..message.pass.copy() };
         let (maker, reader) = (placement.rank_of(message.pass.copy()), placement.rank_of(reader));
-        let (own, other) = if side == SENT { (maker, reader) } else { (reader, maker) };
+        let (own, other) = if what == What::Send { (maker, reader) } else { (reader, maker) };
         if own != Some(self.program.rank) || other != Some(peer) {
             return Err("the placement gives the message other ranks".to_string());
         }
+        let side = if what == What::Send { SENT } else { RECEIVED };
         if matched[index] & side != 0 {
             return Err("the same message a second time".to_string());
         }
         matched[index] |= side;
-        let what = What::Message(index as u32, side);
-        self.exchanges.push(Exchange { position: position as u32, peer, what });
+        self.push(position, index, peer, what);
         Ok(())
     }
 }
@@ -209,7 +229,7 @@ fn every_message_is_sent_and_received(
     let Some(message) = matched.iter().position(|&sides| sides == SENT || sides == RECEIVED) else {
         return Ok(());
     };
-    let is_it = |e: &&Exchange| matches!(e.what, What::Message(index, _) if index as usize == message);
+    let is_it = |e: &&Exchange| e.side() != 0 && e.index as usize == message;
     for (program, exchanges) in programs.iter().zip(exchanges) {
         if let Some(exchange) = exchanges.iter().find(is_it) {
             let why = if matched[message] == SENT { "nobody receives it" } else { "nobody sends it" };
@@ -260,33 +280,34 @@ impl Groups {
         loop {
             if start == end {
                 // Enter the next group: all messages up to the next task.
-                while let Some(&Exchange { peer, what: What::Message(index, side), .. }) = exchanges.get(end)
-                {
-                    self.entered[index as usize] |= side;
-                    if self.entered[index as usize] == SENT | RECEIVED {
-                        self.wake(peer);
+                while let Some(exchange) = exchanges.get(end).filter(|e| e.side() != 0) {
+                    let entered = &mut self.entered[exchange.index as usize];
+                    *entered |= exchange.side();
+                    if *entered == SENT | RECEIVED {
+                        self.wake(exchange.peer());
                     }
                     end += 1;
                 }
             }
-            while let Some(&Exchange { what: What::Message(index, _), .. }) = exchanges[..end].get(start) {
-                if self.entered[index as usize] != SENT | RECEIVED {
+            while start < end {
+                if self.entered[exchanges[start].index as usize] != SENT | RECEIVED {
                     self.at[rank.index()] = (start, end);
                     return;
                 }
                 start += 1;
             }
-            match exchanges.get(start).map(|exchange| (exchange.what, exchange.peer)) {
-                Some((What::Reduce(copy, twin), peer)) => {
-                    if !std::mem::replace(&mut self.reductions[copy as usize], true) {
-                        self.wake(peer);
+            match exchanges.get(start) {
+                Some(reduction) if reduction.what == What::Reduce => {
+                    if !std::mem::replace(&mut self.reductions[reduction.index as usize], true) {
+                        self.wake(reduction.peer());
                     }
-                    if !self.reductions[twin as usize] {
+                    let twin = twin_index(reduction.index as usize, self.reductions.len());
+                    if !self.reductions[twin] {
                         break;
                     }
                 }
-                Some((What::Task, _)) => {}
-                Some((What::Message(..), _)) | None => break,
+                Some(_) => {}
+                None => break,
             }
             start += 1;
             end = start;
@@ -299,4 +320,9 @@ impl Groups {
             self.queue.push_back(rank);
         }
     }
+}
+
+/// The other direction's copy of the same stage: all of one direction come before all of the other.
+fn twin_index(copy: usize, num_copies: usize) -> usize {
+    (copy + num_copies / 2) % num_copies
 }

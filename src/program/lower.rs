@@ -73,7 +73,7 @@ impl<'a> Writer<'a> {
             work: schedule.work(),
             title: schedule.title(),
             microbatches,
-            instructions: Vec::with_capacity(5 * schedule.order(rank).len()),
+            instructions: Vec::with_capacity(most_instructions(schedule, rank)),
             buffers: Vec::new(),
             pass_buffers: vec![PassBuffers::default(); copies * microbatches[0]],
         };
@@ -171,6 +171,14 @@ impl<'a> Writer<'a> {
         let index = self.program.pass_index(pass)?;
         Some((self.program.placement.local_index(pass.copy())?, index))
     }
+}
+
+/// Its tasks, and for each pass to receive, send and free an activation and a gradient.
+fn most_instructions(schedule: &Schedule, rank: Rank) -> usize {
+    let copies = schedule.placement().copies_on(rank).iter();
+    let passes: usize = copies.map(|copy| schedule.microbatches_in(copy.direction)).sum();
+    let messages = if schedule.work() == Work::Training { 2 } else { 1 };
+    schedule.order(rank).len() + 2 + 4 * messages * passes
 }
 
 impl PassBuffers {

@@ -42,7 +42,7 @@ impl Simulation {
 /// The schedule fails its check, or the costs are of another number of stages.
 pub fn simulate(schedule: &Schedule, costs: &Costs) -> Result<Simulation> {
     costs.fit(schedule.placement().num_stages())?;
-    schedule.check()?;
+    schedule.check_passes()?;
     let mut clock = Clock::new(schedule, costs);
     play(schedule, |visit| clock.run(visit)).map_err(|stuck| schedule.deadlock(&stuck))?;
     let timeline = Timeline {
