@@ -6,9 +6,9 @@ mod support;
 use dualpipe::execute::fault::{Cause, Fault};
 use dualpipe::ids::Rank;
 use dualpipe::op::Task;
-use dualpipe::program::lower;
+use dualpipe::program::{lower, Instruction, Program};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
-use support::net::{run, Faults, PATIENCE_NS};
+use support::net::{run, run_programs, Faults, PATIENCE_NS};
 
 /// The seeds to try, and whether they are all.
 fn seeds(count: u64) -> (Box<dyn Iterator<Item = u64>>, bool) {
@@ -103,6 +103,67 @@ fn a_rank_that_dies_or_fails_anywhere_stops_all() {
             all_others_stop(&schedule, 7, rank, Faults { absent: Some(rank), ..Faults::default() });
         }
     }
+}
+
+/// Each message of a step of 4 ranks in turn.
+#[test]
+fn any_one_message_that_never_comes_stops_all() {
+    for schedule in [dualpipe(4, 8, Work::Training), dualpipe_v(4, 8, Work::Training)] {
+        let schedule = schedule.unwrap();
+        let posted = run(&schedule, 1, 0, Faults::default()).posted;
+        for number in 0..posted {
+            let end = run(&schedule, 1, number, Faults { loses: Some(number), ..Faults::default() });
+            assert!(end.now_ns < 4 * PATIENCE_NS, "message {number}: stopped only at {}", end.now_ns);
+            let results: Vec<Result<(), Fault>> = end.results.into_iter().map(Option::unwrap).collect();
+            let faults: Vec<&Fault> = results.iter().filter_map(|result| result.as_ref().err()).collect();
+            assert!(!faults.is_empty(), "message {number}: nobody noticed");
+            assert!(faults.iter().all(|fault| fault.peer().is_some()), "message {number}: {faults:?}");
+        }
+    }
+}
+
+/// Sends and receives stand in one order between any two ranks: even a transport that tells messages apart by nothing
+/// but their order will do. If receives stood right before their use instead, activations and gradients would be
+/// mistaken for one another, from 6 ranks on and never below.
+#[test]
+fn without_tags_only_receives_in_the_order_of_sends_will_do() {
+    let untagged = Faults { untagged: true, ..Faults::default() };
+    for num_ranks in [2, 4, 6, 8, 12, 16] {
+        let schedule = dualpipe(num_ranks, 2 * num_ranks, Work::Training).unwrap();
+        let programs = lower(&schedule).unwrap();
+        let before_use: Vec<Program> = programs.iter().map(receives_before_use).collect();
+        for seed in 0..8 {
+            let went_well = |programs: &[Program]| {
+                let end = run_programs(programs.to_vec(), 1, seed, untagged);
+                end.results.iter().all(|result| result == &Some(Ok(())))
+            };
+            assert!(went_well(&programs), "SEED={seed}: {num_ranks} ranks");
+            assert_eq!(went_well(&before_use), num_ranks < 6, "SEED={seed}: {num_ranks} ranks");
+        }
+    }
+}
+
+/// The program with each receive put off until the task that needs it.
+fn receives_before_use(program: &Program) -> Program {
+    let (mut put_off, mut instructions) = (Vec::new(), Vec::new());
+    for &instruction in program.instructions() {
+        match instruction {
+            Instruction::Receive { buffer, .. } => put_off.push((buffer, instruction)),
+            Instruction::Run(Task::Op(op)) => {
+                let passes = [op.forward(), op.backward_input().or(op.backward_weight())];
+                let buffers = passes.into_iter().flatten().map(|pass| program.pass_buffers(pass));
+                let read: Vec<_> = buffers.flat_map(|b| [b.input, b.output_grad]).flatten().collect();
+                let (now, later) = put_off.into_iter().partition(|(buffer, _)| read.contains(buffer));
+                put_off = later;
+                let now: Vec<(_, Instruction)> = now;
+                instructions.extend(now.into_iter().map(|(_, receive)| receive));
+                instructions.push(instruction);
+            }
+            other => instructions.push(other),
+        }
+    }
+    assert!(put_off.is_empty());
+    program.with_instructions(instructions)
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //!
 //! The schedule is played in rounds ([`crate::schedule::play`]). When a task is done its messages are sent at once,
 //! and at the end of the same round each is received on the other side. So receives are posted ahead of their use,
-//! and sends and receives stand in one global order: even an exchange that blocks until the peer takes part in it
-//! ([`crate::program::check()`]) never deadlocks. PyTorch's `_add_send_recv` puts a peer's receive beside each send for
-//! the same reason.
+//! and sends and receives stand in one global order: any two ranks send and receive in the same order, and even an
+//! exchange that blocks until the peer takes part in it ([`crate::program::check()`]) never deadlocks. PyTorch's
+//! `_add_send_recv` puts a peer's receive beside each send for the same reason.
 //!
 //! Buffers: what was received is kept until the last task that reads it (W or B; F in a forward-only schedule), and
 //! belongs to the pass until then. What is to be sent alternates between [`SENDS_IN_FLIGHT`] buffers for each

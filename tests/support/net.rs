@@ -21,6 +21,10 @@ pub(crate) struct Faults {
     pub(crate) doubled: u32,
     /// Much later than the others, so that later ones overtake.
     pub(crate) late: u32,
+    /// The message that is sent as number so many is lost.
+    pub(crate) loses: Option<u64>,
+    /// Messages are told apart by their sender and the order of arrival only, and keep that order.
+    pub(crate) untagged: bool,
     /// This rank never does anything.
     pub(crate) absent: Option<usize>,
     /// This rank does nothing more from this instruction on.
@@ -39,6 +43,7 @@ pub(crate) struct End {
     pub(crate) results: Vec<Option<Result<(), Fault>>>,
     pub(crate) now_ns: u64,
     pub(crate) doubled: usize,
+    pub(crate) posted: u64,
     pub(crate) ran: Vec<Vec<Task>>,
 }
 
@@ -49,6 +54,8 @@ struct Net {
     /// What is under way: by arrival time and a number of its own.
     under_way: BTreeMap<(u64, u64), (Rank, Key, Message)>,
     sent: u64,
+    /// How many messages were handed to the network, lost ones too.
+    posted: u64,
     doubled: usize,
     mailboxes: Vec<Mailbox<Message, BufferId>>,
     /// What has been received: by rank, buffer and message.
@@ -82,13 +89,20 @@ struct Port<'a> {
     ran: &'a mut Vec<Task>,
 }
 
+impl Port<'_> {
+    fn key(&self, from: Rank, message: Message) -> Key {
+        let tag = if self.net.faults.untagged { 0 } else { tag(message, self.step, 0) };
+        Key { from, tag }
+    }
+}
+
 impl World for Port<'_> {
     fn now_ns(&mut self) -> u64 {
         self.net.now_ns
     }
 
     fn receive(&mut self, message: Message, from: Rank, buffer: BufferId) -> Result<bool, Stop> {
-        let key = Key { from, tag: tag(message, self.step, 0) };
+        let key = self.key(from, message);
         if let Some((message, buffer)) = self.net.mailboxes[self.rank.index()].receive(key, buffer) {
             self.net.received.insert((self.rank, buffer, message));
         }
@@ -100,15 +114,17 @@ impl World for Port<'_> {
     }
 
     fn send(&mut self, message: Message, to: Rank, _: BufferId) -> Result<bool, Stop> {
-        let key = Key { from: self.rank, tag: tag(message, self.step, 0) };
-        if self.net.chance(self.net.faults.lost) {
+        let key = self.key(self.rank, message);
+        self.net.posted += 1;
+        if self.net.chance(self.net.faults.lost) || self.net.faults.loses == Some(self.net.posted - 1) {
             return Ok(true);
         }
         let copies = 1 + usize::from(self.net.chance(self.net.faults.doubled));
         self.net.doubled += copies - 1;
         for _ in 0..copies {
             let delay_ns = if self.net.chance(self.net.faults.late) { 400 } else { 40 };
-            let arrival_ns = self.net.now_ns + self.net.rng.u64(1..=delay_ns);
+            let delay_ns = if self.net.faults.untagged { 40 } else { self.net.rng.u64(1..=delay_ns) };
+            let arrival_ns = self.net.now_ns + delay_ns;
             self.net.sent += 1;
             self.net.under_way.insert((arrival_ns, self.net.sent), (to, key, message));
         }
@@ -150,6 +166,7 @@ pub(crate) fn run_programs(programs: Vec<Program>, steps: u16, seed: u64, faults
         faults,
         under_way: BTreeMap::new(),
         sent: 0,
+        posted: 0,
         doubled: 0,
         mailboxes: (0..num_ranks).map(|_| Mailbox::default()).collect(),
         received: HashSet::new(),
@@ -195,5 +212,5 @@ pub(crate) fn run_programs(programs: Vec<Program>, steps: u16, seed: u64, faults
         net.now_ns += 1 + net.rng.u64(0..10);
         assert!(net.now_ns < 10_000_000, "SEED={seed}: a rank neither finishes nor gives up");
     }
-    End { results, now_ns: net.now_ns, doubled: net.doubled, ran }
+    End { results, now_ns: net.now_ns, doubled: net.doubled, posted: net.posted, ran }
 }

@@ -1,4 +1,4 @@
-//! Matches sends with receives, whichever comes first: by sender and tag, never by order of arrival.
+//! Matches sends with receives, whichever comes first: by sender and tag; only equal ones by order of arrival.
 
 use crate::ids::Rank;
 
@@ -60,5 +60,5 @@ impl<S, R> Mailbox<S, R> {
 
 fn take<T>(list: &mut Vec<(Key, T)>, key: Key) -> Option<T> {
     let at = list.iter().position(|(k, _)| *k == key)?;
-    Some(list.swap_remove(at).1)
+    Some(list.remove(at).1)
 }

@@ -18,8 +18,8 @@ use crate::op::Message;
 pub struct Transfer {
     /// The other rank.
     pub peer: Rank,
-    /// Direction and kind of the message, 0 to 3: within a channel, messages between two ranks are sent and received
-    /// in the same order.
+    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
+    /// over all.
     pub channel: u32,
     /// A number of its own for each tensor of each message of each step (modulo 2^16 steps), the same on both sides.
     pub tag: u64,
