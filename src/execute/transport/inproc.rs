@@ -85,6 +85,8 @@ struct Post {
     mailbox: Mutex<Mailbox<Half, Half>>,
     /// Counts all that happens to the rank.
     events: AtomicU64,
+    /// Whether the rank sleeps, or is about to: only then is waking it worth a system call.
+    is_asleep: AtomicBool,
     sleeper: Mutex<()>,
     wake: Condvar,
     is_taken: AtomicBool,
@@ -123,9 +125,13 @@ impl Hub {
 
     fn notify(&self, rank: Rank) {
         let post = &self.posts[rank.index()];
-        post.events.fetch_add(1, Ordering::AcqRel);
-        drop(lock(&post.sleeper));
-        post.wake.notify_all();
+        // Sequentially consistent, as in `wait`: of "the events have grown" and "the rank sleeps" one side sees at
+        // least one.
+        post.events.fetch_add(1, Ordering::SeqCst);
+        if post.is_asleep.load(Ordering::SeqCst) {
+            drop(lock(&post.sleeper));
+            post.wake.notify_all();
+        }
     }
 
     fn notify_all(&self) {
@@ -253,13 +259,14 @@ impl Transport for InprocTransport {
 
     fn wait(&mut self, timeout: Duration) {
         let post = &self.hub.posts[self.rank.index()];
-        let is_quiet = || post.events.load(Ordering::Acquire) == self.seen;
+        let is_quiet = || post.events.load(Ordering::SeqCst) == self.seen;
         for _ in 0..self.hub.spins {
             if !is_quiet() {
                 return;
             }
             std::hint::spin_loop();
         }
+        post.is_asleep.store(true, Ordering::SeqCst);
         let mut guard = lock(&post.sleeper);
         if is_quiet() {
             guard = match post.wake.wait_timeout(guard, timeout) {
@@ -268,6 +275,7 @@ impl Transport for InprocTransport {
             };
         }
         drop(guard);
+        post.is_asleep.store(false, Ordering::SeqCst);
     }
 
     fn notice(&mut self) -> Option<Notice> {
