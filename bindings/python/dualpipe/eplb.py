@@ -1,7 +1,9 @@
 """Expert balancing: which slots hold which replicas of which experts.
 
 :func:`rebalance_experts` has the signature and the results of DeepSeek's EPLB (github.com/deepseek-ai/EPLB), number for
-number; of equal loads the lower index comes first. :func:`balance` says in addition how good that is.
+number; of equal loads the lower index comes first, where the original leaves it to torch's sort. That includes the
+replicas of one expert, which are equally heavy: their order in log2phy. :func:`balance` says in addition how good a
+placement is.
 """
 
 from __future__ import annotations
