@@ -26,6 +26,9 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
             shutil.copyfile(library, Path(self.root, "dualpipe", name))
         else:
             build_data["force_include"][str(library)] = f"dualpipe/{name}"
+            license_file = Path(self.root).parent.parent / "LICENSE"
+            if license_file.is_file():
+                build_data["force_include"][str(license_file)] = "dualpipe/LICENSE"
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"

@@ -1,6 +1,7 @@
 """Ranks in threads run a schedule: numbers arrive, views are views, and every failure ends every rank."""
 
 import gc
+import signal
 import threading
 import time
 
@@ -311,6 +312,20 @@ def test_a_started_step_keeps_its_executor():
     while len(ran) < len(count) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert ran == count
+
+
+def test_waiting_hears_an_interrupt_and_may_be_done_again():
+    go, ran = threading.Event(), []
+    executor = alone()
+    executor.start(lambda task: (go.wait(10), ran.append(task.kind)))
+    main = threading.main_thread().ident
+    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        executor.wait()
+    gc.collect()
+    go.set()
+    executor.wait(10)
+    assert ran
 
 
 def test_closing_waits_for_a_started_step():

@@ -38,7 +38,7 @@ def test_the_wheel_has_the_library_and_nothing_of_the_build(wheel, root, tmp_pat
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         library = archive.extract("dualpipe/libdualpipe.so", tmp_path)
     sources = {f"dualpipe/{file.name}" for file in (root / "bindings/python/dualpipe").glob("*.py")}
-    assert set(names) == sources | {"dualpipe/py.typed", "dualpipe/libdualpipe.so"}
+    assert set(names) == sources | {"dualpipe/py.typed", "dualpipe/libdualpipe.so", "dualpipe/LICENSE"}
     assert ctypes.CDLL(library).dualpipe_version() == 100
 
 

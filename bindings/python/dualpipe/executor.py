@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple
 from . import _structs as s
 from ._library import Closing, TaskFunction, create, lib, uint32
 from .costs import nanoseconds, number
-from .errors import Busy, CallbackFailed, InvalidArgument, Timeout
+from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
 from .schedule import Program, Schedule
 from .task import Task, TensorLike, tensor_spec
 from .timeline import Timeline
@@ -98,7 +98,12 @@ class Executor(Closing):
         :meth:`wait` do.
         """
         step = _Step(self, callback)
-        step.ends(lib.dualpipe_executor_step, self._handle, step.function, None)
+        try:
+            lib.dualpipe_executor_step(self._handle, step.function, None)
+            return
+        except CallbackFailed as error:
+            failure = step.instead_of(error)
+        raise failure
 
     def start(self, callback: Callback) -> None:
         """Like :meth:`step`, but on a thread of the executor's own, and returns at once; :meth:`wait` ends it, and
@@ -110,7 +115,7 @@ class Executor(Closing):
         _RUNNING.add(step)
         try:
             lib.dualpipe_executor_start(self._handle, step.function, None)
-        except BaseException:
+        except Error:
             _RUNNING.discard(step)
             raise
         self._started = step
@@ -171,20 +176,17 @@ class Executor(Closing):
 
     def _has_ended(self, seconds: float) -> bool:
         """Waits for the started step; raises what ended it. False if it is still running."""
-        step = self._started or _Step(self, lambda task: None)
         try:
-            step.ends(lib.dualpipe_executor_wait, self._handle, round(seconds * 1e9))
-        except Timeout as error:
-            if "still running" in str(error):
-                return False
-            self._forget_started()
-            raise
+            lib.dualpipe_executor_wait(self._handle, round(seconds * 1e9))
+            return True
         except (Busy, InvalidArgument):
             raise
-        except BaseException:
-            self._forget_started()
-            raise
-        return True
+        except Error as error:
+            if isinstance(error, Timeout) and "still running" in str(error):
+                return False
+            failure = self._started.instead_of(error) if self._started else error
+        self._forget_started()
+        raise failure
 
     def _forget_started(self) -> None:
         if self._started is not None:
@@ -205,18 +207,17 @@ class _Step:
         self._raised: BaseException | None = None
         self.function = TaskFunction(self._run)
 
-    def ends(self, function: Any, *arguments: Any) -> None:
-        """Makes a call that ends the step; what the callback has raised takes the place of the library's error."""
-        try:
-            function(*arguments)
-            return
-        except CallbackFailed as failure:
-            if self._raised is None:
-                raise
-            raised, self._raised = self._raised, None
-            if hasattr(raised, "add_note"):
-                raised.add_note(str(failure))
-        raise raised
+    def instead_of(self, failure: Error) -> BaseException:
+        """What to raise for the library's error: what the callback has raised, if that is why, with a note.
+
+        To be raised when the library's error is no longer being handled, so that it does not become the context.
+        """
+        if self._raised is None or not isinstance(failure, CallbackFailed):
+            return failure
+        raised, self._raised = self._raised, None
+        if hasattr(raised, "add_note"):
+            raised.add_note(str(failure))
+        return raised
 
     def _run(self, _: Any, pointer: Any) -> int:
         outer = getattr(_calling, "executor", None)
