@@ -1,4 +1,4 @@
-"""What the tests share. They run against the installed package, from outside the source tree: see run.sh."""
+"""What the tests share. They run against the installed package, from outside the source tree: see run."""
 
 from __future__ import annotations
 
