@@ -1,0 +1,262 @@
+"""The shared library: found, loaded, its functions typed; failures become exceptions."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes as c
+import operator
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _structs as s
+from .errors import InvalidArgument, of_status
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+ABI = (0, 1)
+"""MAJOR and MINOR of the headers that :mod:`dualpipe._structs` is written after."""
+
+TaskFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(s.Task))
+"""``dualpipe_task_fn``."""
+LogFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
+"""``dualpipe_log_fn``."""
+ProgressFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint64)
+"""``dualpipe_progress_fn``."""
+
+_HANDLE, _OUT_HANDLE, _U32 = c.c_void_p, c.POINTER(c.c_void_p), c.c_uint32
+# Where values go, and texts: (buffer, capacity, count or length).
+_OUT = (c.c_void_p, c.c_size_t, c.POINTER(c.c_size_t))
+
+SIGNATURES: dict[str, Sequence[Any]] = {
+    "dualpipe_set_log": (LogFunction, c.c_void_p),
+    "dualpipe_set_progress": (ProgressFunction, c.c_void_p),
+    "dualpipe_schedule_create": (c.POINTER(s.ScheduleOptions), _OUT_HANDLE),
+    "dualpipe_schedule_free": (_HANDLE,),
+    "dualpipe_schedule_describe": (_HANDLE, c.POINTER(s.ScheduleInfo)),
+    "dualpipe_schedule_order": (_HANDLE, _U32, *_OUT),
+    "dualpipe_schedule_rank_of": (_HANDLE, _U32, _U32, c.POINTER(_U32)),
+    "dualpipe_schedule_check": (_HANDLE, *_OUT),
+    "dualpipe_schedule_to_text": (_HANDLE, *_OUT),
+    "dualpipe_simulate": (_HANDLE, c.POINTER(s.Costs), _OUT_HANDLE),
+    "dualpipe_timeline_merge": (c.POINTER(c.c_void_p), c.c_size_t, _OUT_HANDLE),
+    "dualpipe_timeline_free": (_HANDLE,),
+    "dualpipe_timeline_summarize": (_HANDLE, c.POINTER(s.TimelineSummary)),
+    "dualpipe_timeline_ranks": (_HANDLE, *_OUT),
+    "dualpipe_timeline_spans": (_HANDLE, *_OUT),
+    "dualpipe_timeline_messages": (_HANDLE, *_OUT),
+    "dualpipe_timeline_draw": (_HANDLE, _U32, *_OUT),
+    "dualpipe_program_create": (_HANDLE, _U32, _OUT_HANDLE),
+    "dualpipe_program_free": (_HANDLE,),
+    "dualpipe_program_instructions": (_HANDLE, *_OUT),
+    "dualpipe_program_buffers": (_HANDLE, *_OUT),
+    "dualpipe_inproc_create": (_U32, _OUT_HANDLE),
+    "dualpipe_inproc_free": (_HANDLE,),
+    "dualpipe_executor_create": (_HANDLE, c.POINTER(s.ExecutorOptions), _OUT_HANDLE),
+    "dualpipe_executor_free": (_HANDLE,),
+    "dualpipe_executor_set_boundary": (_HANDLE, _U32, _U32, c.POINTER(s.TensorSpec), _U32),
+    "dualpipe_executor_set_microbatch": (_HANDLE, _U32, _U32, c.POINTER(s.TensorSpec), _U32),
+    "dualpipe_executor_step": (_HANDLE, TaskFunction, c.c_void_p),
+    "dualpipe_executor_start": (_HANDLE, TaskFunction, c.c_void_p),
+    "dualpipe_executor_wait": (_HANDLE, c.c_uint64),
+    "dualpipe_executor_timeline": (_HANDLE, _OUT_HANDLE),
+    "dualpipe_executor_fault": (_HANDLE, c.POINTER(s.Fault)),
+    "dualpipe_task_set_error": (c.c_char_p,),
+    "dualpipe_expert_plan_create": (c.POINTER(s.BalanceOptions), c.c_void_p, c.c_size_t, _OUT_HANDLE),
+    "dualpipe_expert_plan_free": (_HANDLE,),
+    "dualpipe_expert_plan_slot_to_expert": (_HANDLE, *_OUT),
+    "dualpipe_expert_plan_expert_to_slots": (_HANDLE, *_OUT),
+    "dualpipe_expert_plan_replica_counts": (_HANDLE, *_OUT),
+    "dualpipe_expert_plan_layers": (_HANDLE, *_OUT),
+}
+"""Every function used that returns a status, with the types of its arguments."""
+
+
+def find() -> Path:
+    """Where the library is: ``$DUALPIPE_LIBRARY``, or this package's own.
+
+    Raises ImportError if it is in neither place.
+    """
+    named = os.environ.get("DUALPIPE_LIBRARY")
+    path = Path(named) if named else Path(__file__).with_name("libdualpipe" + suffix())
+    if not path.is_file():
+        where = "which DUALPIPE_LIBRARY names" if named else "where the wheel puts it"
+        raise ImportError(f"there is no {path}, {where}; build it with `cargo build --release`")
+    return path
+
+
+def suffix() -> str:
+    """What a shared library's name ends with on this system."""
+    return ".dylib" if sys.platform == "darwin" else ".so"
+
+
+_raised_in_progress = threading.local()
+
+
+def _check(status: int, function: Any, arguments: Any) -> int:
+    """Every status passes here; raises unless it is 0."""
+    if status == 0:
+        return status
+    text = lib.dualpipe_last_error().decode("utf-8", "replace")
+    raised = getattr(_raised_in_progress, "error", None)
+    _raised_in_progress.error = None
+    if raised is not None and status == 12:
+        raise raised
+    raise of_status(status, text)
+
+
+def _load() -> c.CDLL:
+    path = find()
+    library = c.CDLL(str(path))
+    library.dualpipe_version.restype = c.c_uint32
+    number = library.dualpipe_version()
+    if (number // 10_000, number // 100 % 100) != ABI:
+        found = f"{number // 10_000}.{number // 100 % 100}"
+        raise ImportError(f"{path} is version {found}, this package needs {ABI[0]}.{ABI[1]}")
+    for name in ("dualpipe_version_string", "dualpipe_last_error", "dualpipe_status_name"):
+        getattr(library, name).restype = c.c_char_p
+    library.dualpipe_status_name.argtypes = [c.c_uint32]
+    for name, types in SIGNATURES.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype, function.errcheck = list(types), c.c_uint32, _check
+    return library
+
+
+lib = _load()
+version: str = lib.dualpipe_version_string().decode()
+
+
+class Handle:
+    """Owns one object of the library and frees it once: by :meth:`close`, when collected, or at exit.
+
+    It is passed to functions as it is. After :meth:`close` they raise :class:`~dualpipe.errors.InvalidHandle`. In a
+    child of ``fork`` it frees the child's copy only.
+    """
+
+    def __init__(self, value: int | None, free: str, keep_alive: object = None) -> None:
+        self._as_parameter_ = c.c_void_p(value)
+        self._finalizer = weakref.finalize(self, _free, free, value, keep_alive)
+
+    def close(self) -> None:
+        """Frees the object. The second time it does nothing."""
+        self._finalizer()
+
+
+class Closing:
+    """An object with a handle: a context manager that closes it."""
+
+    _handle: Handle
+
+    def close(self) -> None:
+        """Frees it now instead of when it is collected. What was made from it stays usable."""
+        self._handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self.close()
+
+
+def _free(free: str, value: int | None, keep_alive: object) -> None:
+    # A function object of its own, without the check: nobody is there to be told of a failure.
+    function = lib[free]
+    function.argtypes, function.restype = [c.c_void_p], c.c_uint32
+    function(value)
+
+
+def create(function: str, free: str, *arguments: Any, keep_alive: object = None) -> Handle:
+    """Calls a create function, whose last argument is where the handle goes.
+
+    ``keep_alive`` lives until the object has been freed.
+    """
+    value = c.c_void_p()
+    getattr(lib, function)(*arguments, c.byref(value))
+    return Handle(value.value, free, keep_alive)
+
+
+def read_values(function: str, dtype: Any, *arguments: Any) -> npt.NDArray[Any]:
+    """What a function writes to (values, capacity, count), as an array [count] of ``dtype``."""
+    count = c.c_size_t()
+    getattr(lib, function)(*arguments, None, 0, c.byref(count))
+    values = np.zeros(count.value, dtype)
+    getattr(lib, function)(*arguments, values.ctypes.data, count.value, c.byref(count))
+    return values
+
+
+def read_text(function: str, *arguments: Any) -> str:
+    """What a function writes to (text, capacity, length)."""
+    length = c.c_size_t()
+    getattr(lib, function)(*arguments, None, 0, c.byref(length))
+    text = c.create_string_buffer(length.value + 1)
+    getattr(lib, function)(*arguments, text, len(text), c.byref(length))
+    return text.value.decode("utf-8")
+
+
+def uint32(name: str, value: Any) -> int:
+    """``value`` if C can take it; its range proper is the library's to check. TypeError if it is not an integer."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, must be an integer") from None
+    if not 0 <= number < s.NONE:
+        raise InvalidArgument(f"{name} is {number}, must be 0 to {s.NONE - 1}")
+    return number
+
+
+_log: Callable[[int, str], object] | None = None
+_progress: Callable[[int, int], object] | None = None
+
+
+def _call_log(_: Any, level: int, text: bytes) -> None:
+    log = _log
+    if log is not None:
+        log(level * 10, text.decode("utf-8", "replace"))
+
+
+def _call_progress(_: Any, done: int, total: int) -> int:
+    progress = _progress
+    try:
+        return 1 if progress is not None and progress(done, total) is False else 0
+    except BaseException as error:  # noqa: BLE001, the call that it stops raises it
+        _raised_in_progress.error = error
+        return 1
+
+
+_on_log, _on_progress = LogFunction(_call_log), ProgressFunction(_call_progress)
+
+
+def set_log(log: Callable[[int, str], object] | None) -> None:
+    """Has ``log(level, text)`` called for each line of the library's log; None turns it off, which is how it starts.
+
+    ``level`` is one of :mod:`logging`'s, so that ``set_log(logging.getLogger("dualpipe").log)`` will do. It is called
+    on any thread, also on several at once. What it raises goes to :func:`sys.unraisablehook`.
+    """
+    global _log
+    _log = log
+    lib.dualpipe_set_log(_on_log if log is not None else LogFunction(), None)
+
+
+def set_progress(progress: Callable[[int, int], object] | None) -> None:
+    """Has ``progress(done, total)`` called now and then by long calls, on their thread; None turns it off.
+
+    If it returns False the call raises :class:`~dualpipe.errors.Cancelled`; if it raises, the call raises that.
+    """
+    global _progress
+    _progress = progress
+    lib.dualpipe_set_progress(_on_progress if progress is not None else ProgressFunction(), None)
+
+
+@atexit.register
+def _quiet() -> None:
+    """Threads of the library must not call into an interpreter that is going away."""
+    set_log(None)
+    set_progress(None)

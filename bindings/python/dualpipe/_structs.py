@@ -1,0 +1,243 @@
+"""The structs of the C API, field by field as in ``include/dualpipe/*.h``."""
+
+from __future__ import annotations
+
+import ctypes as c
+
+NONE = 0xFFFF_FFFF
+"""DUALPIPE_NONE: there is none, in a field that is a number."""
+
+
+class ScheduleOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("kind", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("num_microbatches", c.c_uint32),
+        ("forward_only", c.c_uint32),
+    ]
+
+
+class ScheduleInfo(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("kind", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("num_stages", c.c_uint32),
+        ("num_directions", c.c_uint32),
+        ("num_microbatches", c.c_uint32),
+        ("forward_only", c.c_uint32),
+    ]
+
+
+class Pass(c.Structure):
+    _fields_ = [
+        ("direction", c.c_uint32),
+        ("stage", c.c_uint32),
+        ("microbatch", c.c_uint32),
+        ("copy", c.c_uint32),
+    ]
+
+
+class Op(c.Structure):
+    _fields_ = [("kind", c.c_uint32), ("forward", Pass), ("backward", Pass)]
+
+
+class Message(c.Structure):
+    _fields_ = [("kind", c.c_uint32), ("to_stage", c.c_uint32), ("pass", Pass)]
+
+
+class StageCosts(c.Structure):
+    _fields_ = [
+        ("forward_ns", c.c_uint64),
+        ("input_ns", c.c_uint64),
+        ("weight_ns", c.c_uint64),
+        ("overlapped_ns", c.c_uint64),
+        ("output_bytes", c.c_uint64),
+        ("activation_bytes", c.c_uint64),
+        ("parameter_bytes", c.c_uint64),
+    ]
+
+
+class Costs(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("stages", c.POINTER(StageCosts)),
+        ("num_stages", c.c_size_t),
+        ("p2p_latency_ns", c.c_uint64),
+        ("p2p_bytes_per_second", c.c_uint64),
+    ]
+
+
+class TimelineSummary(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("source", c.c_uint32),
+        ("num_ranks", c.c_uint64),
+        ("num_spans", c.c_uint64),
+        ("num_messages", c.c_uint64),
+        ("makespan_ns", c.c_uint64),
+        ("lower_bound_ns", c.c_uint64),
+        ("bubble_share", c.c_double),
+    ]
+
+
+class TimelineRank(c.Structure):
+    _fields_ = [
+        ("busy_ns", c.c_uint64),
+        ("idle_ns", c.c_uint64),
+        ("peak_memory_bytes", c.c_uint64),
+        ("num_spans", c.c_uint64),
+    ]
+
+
+class Span(c.Structure):
+    _fields_ = [("rank", c.c_uint32), ("op", Op), ("start_ns", c.c_uint64), ("end_ns", c.c_uint64)]
+
+
+class MessageSpan(c.Structure):
+    _fields_ = [
+        ("message", Message),
+        ("from", c.c_uint32),
+        ("to", c.c_uint32),
+        ("start_ns", c.c_uint64),
+        ("end_ns", c.c_uint64),
+    ]
+
+
+class Instruction(c.Structure):
+    _fields_ = [
+        ("kind", c.c_uint32),
+        ("peer", c.c_uint32),
+        ("buffer", c.c_uint32),
+        ("message", Message),
+        ("op", Op),
+    ]
+
+
+class ProgramBuffer(c.Structure):
+    _fields_ = [("kind", c.c_uint32), ("direction", c.c_uint32), ("stage", c.c_uint32)]
+
+
+class DLDevice(c.Structure):
+    _fields_ = [("device_type", c.c_int32), ("device_id", c.c_int32)]
+
+
+class DLDataType(c.Structure):
+    _fields_ = [("code", c.c_uint8), ("bits", c.c_uint8), ("lanes", c.c_uint16)]
+
+
+class DLTensor(c.Structure):
+    _fields_ = [
+        ("data", c.c_void_p),
+        ("device", DLDevice),
+        ("ndim", c.c_int32),
+        ("dtype", DLDataType),
+        ("shape", c.POINTER(c.c_int64)),
+        ("strides", c.POINTER(c.c_int64)),
+        ("byte_offset", c.c_uint64),
+    ]
+
+
+class Tensor(c.Structure):
+    _fields_ = [("dl", DLTensor), ("owner", c.c_void_p), ("is_present", c.c_uint32), ("reserved", c.c_uint32)]
+
+
+class TaskPass(c.Structure):
+    _fields_ = [
+        ("pass", Pass),
+        ("num_inputs", c.c_uint32),
+        ("num_outputs", c.c_uint32),
+        ("num_output_grads", c.c_uint32),
+        ("num_input_grads", c.c_uint32),
+        ("inputs", c.POINTER(Tensor)),
+        ("outputs", c.POINTER(Tensor)),
+        ("output_grads", c.POINTER(Tensor)),
+        ("input_grads", c.POINTER(Tensor)),
+    ]
+
+
+class Task(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("reduce_peer", c.c_uint32),
+        ("op", Op),
+        ("reserved", c.c_uint32),
+        ("forward", c.POINTER(TaskPass)),
+        ("backward", c.POINTER(TaskPass)),
+    ]
+
+
+class TensorSpec(c.Structure):
+    _fields_ = [("dtype", DLDataType), ("ndim", c.c_uint32), ("shape", c.c_int64 * 8)]
+
+
+class ExecutorOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("num_tensors", c.c_uint32),
+        ("tensors", c.POINTER(TensorSpec)),
+        ("timeout_ns", c.c_uint64),
+        ("inproc", c.c_void_p),
+        ("transport", c.c_void_p),
+        ("memory", c.c_void_p),
+    ]
+
+
+class Fault(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("has_failed", c.c_uint32),
+        ("rank", c.c_uint32),
+        ("peer", c.c_uint32),
+        ("instruction", c.c_uint64),
+        ("status", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class BalanceOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("num_layers", c.c_uint32),
+        ("num_experts", c.c_uint32),
+        ("num_slots", c.c_uint32),
+        ("num_groups", c.c_uint32),
+        ("num_nodes", c.c_uint32),
+        ("num_gpus", c.c_uint32),
+        ("num_threads", c.c_uint32),
+    ]
+
+
+class LayerBalance(c.Structure):
+    _fields_ = [("imbalance", c.c_double), ("lower_bound", c.c_double)]
+
+
+STRUCTS: dict[str, type[c.Structure]] = {
+    "dualpipe_schedule_options": ScheduleOptions,
+    "dualpipe_schedule_info": ScheduleInfo,
+    "dualpipe_pass": Pass,
+    "dualpipe_op": Op,
+    "dualpipe_message": Message,
+    "dualpipe_stage_costs": StageCosts,
+    "dualpipe_costs": Costs,
+    "dualpipe_timeline_summary": TimelineSummary,
+    "dualpipe_timeline_rank": TimelineRank,
+    "dualpipe_span": Span,
+    "dualpipe_message_span": MessageSpan,
+    "dualpipe_instruction": Instruction,
+    "dualpipe_program_buffer": ProgramBuffer,
+    "DLDevice": DLDevice,
+    "DLDataType": DLDataType,
+    "DLTensor": DLTensor,
+    "dualpipe_tensor": Tensor,
+    "dualpipe_task_pass": TaskPass,
+    "dualpipe_task": Task,
+    "dualpipe_tensor_spec": TensorSpec,
+    "dualpipe_executor_options": ExecutorOptions,
+    "dualpipe_fault": Fault,
+    "dualpipe_balance_options": BalanceOptions,
+    "dualpipe_layer_balance": LayerBalance,
+}
+"""Every struct by its C name."""

@@ -1,0 +1,251 @@
+"""Executors: run one rank's part of a schedule, step after step, with the caller's callback for each task."""
+
+from __future__ import annotations
+
+import ctypes as c
+import math
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple
+
+from . import _structs as s
+from ._library import Closing, TaskFunction, create, lib, uint32
+from .costs import nanoseconds, number
+from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
+from .schedule import Program, Schedule
+from .task import Task, TensorLike, tensor_spec
+from .timeline import Timeline
+
+Callback = Callable[[Task], object]
+"""Runs one task. What it returns does not matter; what it raises ends the step on all ranks."""
+
+TIMEOUT_MAX = 86_400.0
+"""The longest timeout of an executor: a day."""
+_SLICE = 1.0
+"""How long a wait stays in the library at a time, so that Ctrl-C is heard."""
+
+
+class Inproc(Closing):
+    """What the ranks of one process share, so that their executors can exchange messages.
+
+    ``ranks``: 1 to 4096. Each rank is for one executor; after a failure create a new one. Any number of threads may
+    use it at once. It is useless in a child of ``fork``. It may be closed before the executors that use it.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        self.ranks = uint32("ranks", ranks)
+        self._handle = create("dualpipe_inproc_create", "dualpipe_inproc_free", self.ranks)
+
+
+class Fault(NamedTuple):
+    """Why an executor failed."""
+
+    rank: int
+    """The rank that stopped: the executor's."""
+    peer: int | None
+    """The other rank that it is about, if there is one."""
+    instruction: int
+    """At which instruction of its program."""
+    status: int
+    """The ``status`` of the error that ended the step."""
+
+
+class Executor(Closing):
+    """Runs one rank of ``schedule``. Use it as a context manager, or :meth:`close` it.
+
+    ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``tensors``:
+    what crosses every boundary between stages, [(dtype, shape), ...], at most 32, the same on all ranks; a gradient
+    has the dtype and shape of its activation. A dtype is a name ("float32", "bfloat16", ...), a numpy or a torch
+    dtype. ``timeout``: seconds that a single wait for a peer may last, at most a day; more than the longest task of
+    any rank.
+
+    One thread at a time: another gets :class:`~dualpipe.errors.Busy`, and so does a callback of its own. After a
+    failed step it can only be asked for its :attr:`fault` and its :meth:`timeline`, and closed.
+
+    Raises :class:`~dualpipe.errors.InvalidArgument`, also if the rank's place in the inproc is taken, and
+    :class:`~dualpipe.errors.Poisoned` if a rank of the inproc has failed.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        rank: int,
+        *,
+        inproc: Inproc,
+        tensors: Sequence[TensorLike],
+        timeout: float = 60.0,
+    ) -> None:
+        program = Program(schedule, rank)
+        timeout_ns = nanoseconds("timeout", timeout, TIMEOUT_MAX)
+        if timeout_ns == 0:
+            raise InvalidArgument(f"timeout is {timeout}, must be more than 0 seconds")
+        specs = _specs(tensors)
+        options = s.ExecutorOptions(
+            c.sizeof(s.ExecutorOptions), len(specs), specs, timeout_ns, inproc._handle._as_parameter_, None, None
+        )
+        self.rank = program.rank
+        self._handle = create("dualpipe_executor_create", "dualpipe_executor_free", program._handle, c.byref(options))
+        self._started: _Step | None = None
+
+    def step(self, callback: Callback) -> None:
+        """Runs one step on this thread: ``callback(task)`` for every task, in order, each when what it reads is there.
+
+        What the callback raises, this raises. Other errors name rank, instruction and peer:
+        :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`,
+        :class:`~dualpipe.errors.TransportFailed`, and :class:`~dualpipe.errors.Poisoned` after any of them. All other
+        ranks end with an error too. While it waits for a peer it does not hear Ctrl-C; :meth:`start` and
+        :meth:`wait` do.
+        """
+        step = _Step(self, callback)
+        try:
+            lib.dualpipe_executor_step(self._handle, step.function, None)
+            return
+        except CallbackFailed as error:
+            failure = step.instead_of(error)
+        raise failure
+
+    def start(self, callback: Callback) -> None:
+        """Like :meth:`step`, but on a thread of the executor's own, and returns at once; :meth:`wait` ends it, and
+        until then the executor is not collected.
+
+        Raises :class:`~dualpipe.errors.Busy` if a step is running or has not been waited for.
+        """
+        step = _Step(self, callback)
+        _RUNNING.add(step)
+        try:
+            lib.dualpipe_executor_start(self._handle, step.function, None)
+        except Error:
+            _RUNNING.discard(step)
+            raise
+        self._started = step
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits for the step that :meth:`start` began, at most ``timeout`` seconds, or as long as it takes; raises what
+        :meth:`step` would have raised.
+
+        Raises :class:`~dualpipe.errors.Timeout` with the text "still running" if it goes on, then wait again;
+        :class:`~dualpipe.errors.InvalidArgument` if no step was started.
+        """
+        seconds = math.inf if timeout is None else number("timeout", timeout)
+        if not seconds >= 0:
+            raise InvalidArgument(f"timeout is {seconds}, must be at least 0 seconds, or None")
+        deadline = time.monotonic() + seconds
+        while not self._has_ended(min(max(deadline - time.monotonic(), 0.0), _SLICE)):
+            if time.monotonic() >= deadline:
+                raise Timeout(f"the step is still running after {seconds:g} seconds")
+        self._forget_started()
+
+    def timeline(self) -> Timeline:
+        """This rank's timeline of its last step, which may have failed. :meth:`Timeline.merge` joins the ranks'."""
+        return Timeline(create("dualpipe_executor_timeline", "dualpipe_timeline_free", self._handle))
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why it failed; None if it has not."""
+        fault = s.Fault(size=c.sizeof(s.Fault))
+        lib.dualpipe_executor_fault(self._handle, c.byref(fault))
+        if not fault.has_failed:
+            return None
+        peer = None if fault.peer == s.NONE else fault.peer
+        return Fault(fault.rank, peer, fault.instruction, fault.status)
+
+    def set_boundary(self, stage: int, tensors: Sequence[TensorLike], direction: int = 0) -> None:
+        """Other tensors at the boundary after ``stage`` of ``direction``, for every micro-batch, from the next step on.
+        Every rank must be told the same."""
+        specs = _specs(tensors)
+        where = uint32("direction", direction), uint32("stage", stage)
+        lib.dualpipe_executor_set_boundary(self._handle, *where, specs, len(specs))
+
+    def set_microbatch(self, microbatch: int, tensors: Sequence[TensorLike], direction: int = 0) -> None:
+        """Other tensors for one micro-batch of ``direction``, at every boundary, from the next step on: for example
+        another sequence length. It overrides :meth:`set_boundary`. Every rank must be told the same."""
+        specs = _specs(tensors)
+        where = uint32("direction", direction), uint32("microbatch", microbatch)
+        lib.dualpipe_executor_set_microbatch(self._handle, *where, specs, len(specs))
+
+    def close(self) -> None:
+        """Frees it: waits for a started step, and tells ranks in the middle of a step that this one is gone.
+
+        Raises :class:`~dualpipe.errors.Busy` in a callback of its own. The views that its callbacks got are dead.
+        """
+        if getattr(_calling, "executor", None) is self:
+            raise Busy("the executor is in use by the caller of this callback")
+        self._handle.close()
+        self._forget_started()
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Waits for the started step; raises what ended it. False if it is still running."""
+        try:
+            lib.dualpipe_executor_wait(self._handle, round(seconds * 1e9))
+            return True
+        except (Busy, InvalidArgument):
+            raise
+        except Error as error:
+            if isinstance(error, Timeout) and "still running" in str(error):
+                return False
+            failure = self._started.instead_of(error) if self._started else error
+        self._forget_started()
+        raise failure
+
+    def _forget_started(self) -> None:
+        if self._started is not None:
+            _RUNNING.discard(self._started)
+            self._started = None
+
+
+def _specs(tensors: Sequence[TensorLike]) -> Any:
+    specs = [tensor_spec(f"tensors[{k}]", tensor) for k, tensor in enumerate(tensors)]
+    return (s.TensorSpec * len(specs))(*specs)
+
+
+class _Step:
+    """The callback of one step, as C calls it, and what it has raised."""
+
+    def __init__(self, executor: Executor, callback: Callback) -> None:
+        self._executor, self._callback = executor, callback
+        self._raised: BaseException | None = None
+        self.function = TaskFunction(self._run)
+
+    def instead_of(self, failure: Error) -> BaseException:
+        """What to raise for the library's error: what the callback has raised, if that is why, with a note.
+
+        To be raised when the library's error is no longer being handled, so that it does not become the context.
+        """
+        if self._raised is None or not isinstance(failure, CallbackFailed):
+            return failure
+        raised, self._raised = self._raised, None
+        if hasattr(raised, "add_note"):
+            raised.add_note(str(failure))
+        return raised
+
+    def _run(self, _: Any, pointer: Any) -> int:
+        outer = getattr(_calling, "executor", None)
+        _calling.executor = self._executor
+        task = None
+        try:
+            task = Task(pointer.contents, self._executor._handle)
+            self._callback(task)
+            return 0
+        except BaseException as error:  # noqa: BLE001, the call that ends the step raises it
+            self._raised = error
+            lib.dualpipe_task_set_error(_text(error))
+            return 1
+        finally:
+            _calling.executor = outer
+            if task is not None:
+                task._end()
+
+
+_calling = threading.local()
+"""``executor``: whose callback this thread is in."""
+_RUNNING: set[_Step] = set()
+"""Started steps: C calls them until they have been waited for."""
+
+
+def _text(error: BaseException) -> bytes:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001, an exception that cannot be printed is still one
+        text = type(error).__name__
+    return text.encode("utf-8", "replace").replace(b"\0", b"?")

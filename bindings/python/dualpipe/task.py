@@ -1,0 +1,180 @@
+"""Tasks: what an executor's callback is handed, with its tensors as numpy views."""
+
+from __future__ import annotations
+
+import ctypes as c
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _structs as s
+from .errors import InvalidArgument
+from .timeline import OP_KINDS
+
+# What DLPack calls an element: (code, bits).
+_CODES: dict[str, tuple[int, int]] = {
+    **{f"int{bits}": (0, bits) for bits in (8, 16, 32, 64)},
+    **{f"uint{bits}": (1, bits) for bits in (8, 16, 32, 64)},
+    **{f"float{bits}": (2, bits) for bits in (16, 32, 64)},
+    "bfloat16": (4, 16),
+    "complex64": (5, 64),
+    "complex128": (5, 128),
+    "bool": (6, 8),
+    "float8_e4m3fn": (10, 8),
+    "float8_e5m2": (12, 8),
+}
+# numpy has no such elements: their bits.
+_AS_BITS = {"bfloat16": np.uint16, "float8_e4m3fn": np.uint8, "float8_e5m2": np.uint8}
+_DTYPES = {code: np.dtype(_AS_BITS.get(name, name)) for name, code in _CODES.items()}
+
+TensorLike = tuple[Any, Sequence[int]]
+"""dtype and shape of a tensor: ``("float32", (4, 8))``."""
+
+
+def tensor_spec(name: str, tensor: TensorLike) -> s.TensorSpec:
+    """The struct of (dtype, shape). A dtype is a name, a numpy or a torch dtype; at most 8 dimensions."""
+    dtype, shape = tensor
+    text = dtype if isinstance(dtype, str) else str(dtype)
+    text = text.removeprefix("torch.")
+    if text not in _CODES:
+        try:
+            text = np.dtype(dtype).name
+        except TypeError:
+            text = repr(dtype)
+    if text not in _CODES:
+        raise InvalidArgument(f"{name} has dtype {text}, must be one of {', '.join(_CODES)}")
+    sizes = [int(size) for size in shape]
+    if len(sizes) > 8 or not all(0 <= size < 2**63 for size in sizes):
+        raise InvalidArgument(f"{name} has shape {sizes}, must be at most 8 sizes from 0 on")
+    code, bits = _CODES[text]
+    return s.TensorSpec(s.DLDataType(code, bits, 1), len(sizes), (c.c_int64 * 8)(*sizes))
+
+
+class Pass:
+    """One micro-batch at one stage, and its tensors: views of the executor's memory, without a copy.
+
+    At the first stage there are no ``inputs`` and no ``input_grads``, at the last no ``outputs`` and no
+    ``output_grads``. A view is valid until the callback returns; ``inputs`` are the same again from F to W. bfloat16
+    is seen as its bits, uint16, and float8 as uint8: ``torch.from_numpy(view).view(torch.bfloat16)``.
+    """
+
+    __slots__ = (
+        "_grads",
+        "copy",
+        "direction",
+        "input_grads",
+        "inputs",
+        "microbatch",
+        "output_grads",
+        "outputs",
+        "stage",
+    )
+
+    direction: int
+    """Where the micro-batch entered: 0, stage 0 is at rank 0; 1, stage 0 is at the last rank."""
+    stage: int
+    """0 to stages - 1."""
+    microbatch: int | None
+    """Counted within its direction; None in REDUCE_GRADS, which is of all."""
+    copy: int
+    """Which of the rank's parameter copies."""
+    inputs: list[npt.NDArray[Any]]
+    """Activations from the previous stage. Read-only."""
+    outputs: list[npt.NDArray[Any]]
+    """Activations for the next stage, to be filled by F."""
+    output_grads: list[npt.NDArray[Any] | None]
+    """Gradients from the next stage; None for one that does not exist. Read-only."""
+    input_grads: list[npt.NDArray[Any]]
+    """Gradients for the previous stage, to be filled by B or I, or :meth:`set_absent`."""
+
+    def __init__(self, which: s.Pass, tensors: s.TaskPass | None, owner: object) -> None:
+        """Not to be called by users: ``tensors`` is the library's, for the time of the callback."""
+        self.direction, self.stage, self.copy = which.direction, which.stage, which.copy
+        self.microbatch = None if which.microbatch == s.NONE else which.microbatch
+        self.inputs, self.outputs, self.output_grads, self.input_grads = [], [], [], []
+        self._grads = tensors
+        if tensors is None:
+            return
+        self.inputs = [_view(tensors.inputs[k], owner, False) for k in range(tensors.num_inputs)]
+        self.outputs = [_view(tensors.outputs[k], owner, True) for k in range(tensors.num_outputs)]
+        for k in range(tensors.num_output_grads):
+            grad = tensors.output_grads[k]
+            self.output_grads.append(_view(grad, owner, False) if grad.is_present else None)
+        self.input_grads = [_view(tensors.input_grads[k], owner, True) for k in range(tensors.num_input_grads)]
+
+    def set_absent(self, k: int) -> None:
+        """Says that gradient ``k`` of ``input_grads`` does not exist: the previous stage gets None. IndexError."""
+        if not 0 <= k < len(self.input_grads):
+            raise IndexError(f"k is {k}, must be 0 to {len(self.input_grads) - 1}")
+        if self._grads is None:
+            raise RuntimeError("the task has ended")
+        self._grads.input_grads[k].is_present = 0
+
+    def _end(self) -> None:
+        self._grads = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<dualpipe.Pass direction={self.direction} stage={self.stage} "
+            f"microbatch={self.microbatch} copy={self.copy}>"
+        )
+
+
+class Task:
+    """What to do now.
+
+    F reads ``inputs`` and writes ``outputs``; B (full backward) and I (for input) read ``inputs`` and
+    ``output_grads`` and write ``input_grads``; W (for weight) reads ``inputs`` and ``output_grads``; FB does F of
+    ``forward`` and B of ``backward``, whose work may overlap. REDUCE_GRADS has no tensors: every weight gradient of
+    the copy in ``backward`` is final; sum it with that of the same stage in the other direction, which rank
+    ``reduce_peer`` has.
+    """
+
+    __slots__ = ("backward", "forward", "kind", "reduce_peer")
+
+    kind: str
+    """F, B, I, W, FB or REDUCE_GRADS."""
+    forward: Pass | None
+    """The pass to run forward: in F and FB."""
+    backward: Pass | None
+    """The pass to run backward: in B, I, W and FB; and the copy that REDUCE_GRADS is about."""
+    reduce_peer: int | None
+    """REDUCE_GRADS: the rank that has the other copy."""
+
+    def __init__(self, task: s.Task, owner: object) -> None:
+        """Not to be called by users: ``task`` is the library's, for the time of the callback."""
+        self.kind = OP_KINDS[task.op.kind]
+        self.reduce_peer = None if task.reduce_peer == s.NONE else task.reduce_peer
+        self.forward = self.backward = None
+        if task.op.forward.direction != s.NONE:
+            self.forward = Pass(task.op.forward, task.forward.contents if task.forward else None, owner)
+        if task.op.backward.direction != s.NONE:
+            self.backward = Pass(task.op.backward, task.backward.contents if task.backward else None, owner)
+
+    def _end(self) -> None:
+        for one in (self.forward, self.backward):
+            if one is not None:
+                one._end()
+
+    def __repr__(self) -> str:
+        passes = [f"{name}={one!r}" for name in ("forward", "backward") if (one := getattr(self, name)) is not None]
+        return f"<dualpipe.Task {self.kind} {' '.join(passes)}>"
+
+
+def _view(tensor: s.Tensor, owner: object, writeable: bool) -> npt.NDArray[Any]:
+    """A tensor as an array, which keeps ``owner`` alive: its memory is the owner's."""
+    dl = tensor.dl
+    dtype = _DTYPES[dl.dtype.code, dl.dtype.bits]
+    shape = tuple(dl.shape[: dl.ndim])
+    num_bytes = dtype.itemsize
+    for size in shape:
+        num_bytes *= size
+    if num_bytes == 0:
+        return np.zeros(shape, dtype)
+    memory: Any = (c.c_char * num_bytes).from_address(dl.data + dl.byte_offset)
+    memory.owner = owner
+    view: npt.NDArray[Any] = np.ndarray(shape, dtype, memory)
+    view.flags.writeable = writeable
+    return view
