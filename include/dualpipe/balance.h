@@ -51,14 +51,15 @@ typedef struct dualpipe_balance_options {
    */
   uint32_t num_gpus;
   /**
-   * Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same. In a child of
-   * fork it is always 1.
+   * Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same.
+   * In a child of fork it is always 1.
    */
   uint32_t num_threads;
 } dualpipe_balance_options;
 
 /**
- * Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once. It stays
+ * Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once.
+ * It stays
  * usable after a fork. Free it with dualpipe_expert_plan_free.
  */
 typedef struct dualpipe_expert_plan *dualpipe_expert_plan_t;
@@ -85,7 +86,8 @@ extern "C" {
  * Places the experts of every layer by DeepSeek's policy (EPLB: github.com/deepseek-ai/EPLB), number for number; of
  * equal loads the lower index comes first.
  *
- * loads: num_layers rows of num_experts numbers, in all num_loads, finite and not negative: tokens, or any measure that
+ * loads: num_layers rows of num_experts numbers, in all num_loads, finite and not negative: tokens, or any
+ * measure that
  * adds up. Calls the progress callback now and then.
  *
  * Errors: DUALPIPE_ERROR_INVALID_ARGUMENT, with the nearest numbers that would do; DUALPIPE_ERROR_CANCELLED.

@@ -69,7 +69,8 @@ typedef struct dualpipe_transfer {
    */
   uint32_t peer;
   /**
-   * Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and over
+   * Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a
+   * channel and over
    * all; a transport may rely on that instead of the tag.
    */
   uint32_t channel;

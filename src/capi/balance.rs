@@ -12,7 +12,8 @@ use crate::balance::{deepseek, ExpertPlan, Options, Problem, THREADS_MAX};
 /// What a dualpipe_expert_plan_t points to: nothing that C could look into.
 pub struct dualpipe_expert_plan(());
 
-/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once. It stays
+/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once.
+/// It stays
 /// usable after a fork. Free it with dualpipe_expert_plan_free.
 pub type dualpipe_expert_plan_t = *mut dualpipe_expert_plan;
 
@@ -37,8 +38,8 @@ pub struct dualpipe_balance_options {
     pub num_nodes: u32,
     /// GPUs, at least 1.
     pub num_gpus: u32,
-    /// Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same. In a child of
-    /// fork it is always 1.
+    /// Threads, at most 4096: 1 is the caller's alone, 0 as many as there are cores. The result is the same.
+    /// In a child of fork it is always 1.
     pub num_threads: u32,
 }
 
@@ -60,7 +61,8 @@ pub struct dualpipe_layer_balance {
 /// Places the experts of every layer by DeepSeek's policy (EPLB: github.com/deepseek-ai/EPLB), number for number; of
 /// equal loads the lower index comes first.
 ///
-/// loads: num_layers rows of num_experts numbers, in all num_loads, finite and not negative: tokens, or any measure that
+/// loads: num_layers rows of num_experts numbers, in all num_loads, finite and not negative: tokens, or any
+/// measure that
 /// adds up. Calls the progress callback now and then.
 ///
 /// Errors: DUALPIPE_ERROR_INVALID_ARGUMENT, with the nearest numbers that would do; DUALPIPE_ERROR_CANCELLED.

@@ -35,7 +35,8 @@ pub struct dualpipe_transfer {
     pub size: u32,
     /// The other rank.
     pub peer: u32,
-    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and over
+    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a
+    /// channel and over
     /// all; a transport may rely on that instead of the tag.
     pub channel: u32,
     /// 0.
