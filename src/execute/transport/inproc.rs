@@ -17,6 +17,8 @@ use crate::placement::RANKS_MAX;
 
 /// How often a waiting rank looks again before it sleeps, if there is a core for every rank.
 const SPINS: u32 = 2_000;
+/// How often it offers its core to another rank instead, if there are fewer cores than ranks.
+const YIELDS: u32 = 20;
 
 /// What the ranks of one process share. Cloning gives another handle on the same.
 ///
@@ -36,6 +38,7 @@ impl Inproc {
                 start: Instant::now(),
                 posts: (0..num_ranks).map(|_| Post::default()).collect(),
                 spins: if num_ranks <= cores { SPINS } else { 0 },
+                yields: if num_ranks <= cores { 0 } else { YIELDS },
                 is_aborted: AtomicBool::new(false),
                 notice: Mutex::new(None),
             }),
@@ -75,6 +78,7 @@ struct Hub {
     start: Instant,
     posts: Vec<Post>,
     spins: u32,
+    yields: u32,
     is_aborted: AtomicBool,
     notice: Mutex<Option<Notice>>,
 }
@@ -265,6 +269,12 @@ impl Transport for InprocTransport {
                 return;
             }
             std::hint::spin_loop();
+        }
+        for _ in 0..self.hub.yields {
+            if !is_quiet() {
+                return;
+            }
+            std::thread::yield_now();
         }
         post.is_asleep.store(true, Ordering::SeqCst);
         let mut guard = lock(&post.sleeper);
