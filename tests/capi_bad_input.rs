@@ -7,7 +7,6 @@
 //! or when an entry's arguments are not named as in the header.
 //!
 //! All of it is done on one thread, on two at once, in a child of fork, and inside a callback.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // in tests
 
 #[path = "capi_bad_input/inputs.rs"]
 mod inputs;

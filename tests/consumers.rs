@@ -2,7 +2,6 @@
 //!
 //! Every file of tests/c and tests/cpp is a program of its own; a new one is found by itself. `--nocapture` tells how
 //! many there were in each standard.
-#![allow(clippy::expect_used, clippy::panic)] // in tests
 
 #[path = "support/library.rs"]
 mod library;

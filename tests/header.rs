@@ -2,7 +2,6 @@
 //!
 //! `UPDATE_EXPECT=1 cargo test --test header` writes them anew. A file of src/capi that mod.rs makes `pub mod` gets a
 //! header of its name in include/dualpipe; dualpipe.h, which includes them, begins with the text at the head of mod.rs.
-#![allow(clippy::expect_used, clippy::panic)] // in tests
 
 #[path = "support/library.rs"]
 mod library;

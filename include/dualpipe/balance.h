@@ -87,8 +87,7 @@ extern "C" {
  * equal loads the lower index comes first.
  *
  * loads: num_layers rows of num_experts numbers, in all num_loads, finite and not negative: tokens, or any
- * measure that
- * adds up. Calls the progress callback now and then.
+ * measure that adds up. Calls the progress callback now and then.
  *
  * Errors: DUALPIPE_ERROR_INVALID_ARGUMENT, with the nearest numbers that would do; DUALPIPE_ERROR_CANCELLED.
  */

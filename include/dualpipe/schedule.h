@@ -155,7 +155,9 @@ dualpipe_status dualpipe_schedule_rank_of(dualpipe_schedule_t schedule,
                                           uint32_t *rank);
 
 /**
- * Proves that a schedule can run: every pass exactly once and in order, and no rank waits for ever.
+ * Proves that a schedule can run: every (direction, stage, micro-batch) has its F and then its B, or its I and then
+ * its W, exactly once and on the right rank; every message has its pair; and no rank waits for ever, neither with
+ * asynchronous sends nor with blocking grouped exchanges.
  *
  * Writes for each rank the most micro-batch activations alive at once: from the start of an F to the end of its B or
  * W (forward only: of the F). Buffers are filled as dualpipe.h says under "Buffers"; the count is num_ranks.

@@ -181,7 +181,9 @@ pub unsafe extern "C" fn dualpipe_schedule_rank_of(
     })
 }
 
-/// Proves that a schedule can run: every pass exactly once and in order, and no rank waits for ever.
+/// Proves that a schedule can run: every (direction, stage, micro-batch) has its F and then its B, or its I and then
+/// its W, exactly once and on the right rank; every message has its pair; and no rank waits for ever, neither with
+/// asynchronous sends nor with blocking grouped exchanges.
 ///
 /// Writes for each rank the most micro-batch activations alive at once: from the start of an F to the end of its B or
 /// W (forward only: of the F). Buffers are filled as dualpipe.h says under "Buffers"; the count is num_ranks.
@@ -198,7 +200,9 @@ pub unsafe extern "C" fn dualpipe_schedule_check(
         let object = handle::get::<ScheduleObject>("schedule", schedule)?;
         // SAFETY: the caller's.
         let out = unsafe { Buffer::new("peak_live", peak_live, capacity, "count", count) }?;
-        let peaks = object.schedule.check()?.peak_live;
+        // Lowering proves it all.
+        object.programs()?;
+        let peaks = object.schedule.peak_live();
         out.fill(peaks.len(), peaks.iter().map(|&peak| peak as u32))
     })
 }

@@ -31,8 +31,13 @@ impl Schedule {
     pub fn check(&self) -> Result<CheckReport> {
         self.check_passes()?;
         play(self, |_| {}).map_err(|stuck| self.deadlock(&stuck))?;
-        let peak_live = self.orders().iter().map(|order| peak_live(order, self.work())).collect();
-        Ok(CheckReport { peak_live })
+        Ok(CheckReport { peak_live: self.peak_live() })
+    }
+
+    /// `[rank]`: the most micro-batch activations alive at once, as [`CheckReport::peak_live`]; of a schedule that
+    /// passes its check.
+    pub fn peak_live(&self) -> Vec<usize> {
+        self.orders().iter().map(|order| peak_live(order, self.work())).collect()
     }
 
     /// The part of the check that looks at each pass: once, in order, on its rank.
@@ -180,12 +185,12 @@ impl Seen {
 }
 
 fn peak_live(order: &[Op], work: Work) -> usize {
-    let (mut live, mut peak) = (0, 0);
+    let (mut live, mut peak) = (0usize, 0);
     for op in order {
         live += usize::from(op.forward().is_some());
         peak = peak.max(live);
         let ends = work == Work::ForwardOnly || op.backward_weight().is_some();
-        live -= usize::from(ends);
+        live = live.saturating_sub(usize::from(ends));
     }
     peak
 }

@@ -9,7 +9,9 @@ import pytest
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
-def test_the_example_runs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_example_runs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     example = README.read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(tmp_path)
     names: dict = {}

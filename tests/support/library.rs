@@ -1,6 +1,5 @@
 //! The built libdualpipe.so in a folder that a linker and a loader understand, and the compilers that use it.
 #![allow(dead_code)] // each test file uses a part of it
-#![allow(clippy::expect_used, clippy::panic)] // in tests
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,5 +1,4 @@
 //! Timelines as text, SVG and Chrome trace.
-#![allow(clippy::unwrap_used, reason = "clippy takes helpers of tests for something else")]
 
 mod any;
 mod svg;
