@@ -224,4 +224,22 @@ proptest! {
             prop_assert_eq!(ours.peak_memory_bytes, live, "an activation is one byte here");
         }
     }
+
+    /// The general form of the published formula, for F <= I and W <= I (docs/schedules.md).
+    #[test]
+    fn the_middle_ranks_idle_as_the_general_formula_says(
+        half in 2u64..=8,
+        f in 1u64..100,
+        more_i in 0u64..100,
+        w_part in 0u64..=100,
+        overlap in 0u64..=100,
+    ) {
+        let (i, m) = (f + more_i, half - 1);
+        let w = i * w_part / 100;
+        let overlapped = f.max(i + w) + (f + i + w - f.max(i + w)) * overlap / 100;
+        let ranks = 2 * half as usize;
+        let t = run(dualpipe(ranks, 3 * ranks, Training), &costs(f, i, w, overlapped)).timeline;
+        let formula = (m * overlapped + (m * f).max((m * i).saturating_sub(f))) as i64 - (2 * m * w) as i64;
+        prop_assert_eq!(t.idle_ns(Rank(half as u32)) as i64, formula, "P {}, {} {} {} {}", ranks, f, i, w, overlapped);
+    }
 }
