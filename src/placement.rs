@@ -108,7 +108,13 @@ impl Placement {
     /// Position of `copy` among its rank's copies: in DualPipe the direction, in DualPipeV 0 on the way down and
     /// 1 on the way back. `None` if the placement has no such copy.
     pub fn local_index(&self, copy: StageCopy) -> Option<usize> {
-        Some(self.local[self.copy_index(copy)?])
+        Some(self.locate(copy)?.1)
+    }
+
+    /// The rank that holds `copy` and the copy's position there.
+    pub(crate) fn locate(&self, copy: StageCopy) -> Option<(Rank, usize)> {
+        let index = self.copy_index(copy)?;
+        Some((self.rank_of[index], self.local[index]))
     }
 
     /// The copy of the stage after `copy`'s in its direction, if there is one.

@@ -84,6 +84,7 @@ impl Exchange {
     }
 }
 
+#[cold]
 fn invalid(program: &Program, position: usize, why: impl std::fmt::Display) -> Error {
     let instruction = program.instructions.get(position).map_or("end".to_string(), Instruction::to_string);
     let rank = program.rank;
@@ -192,15 +193,24 @@ impl<'a> Reader<'a> {
     }
 }
 
+#[inline]
 fn expect(is_full: &[bool], buffer: BufferId, wanted: bool) -> std::result::Result<(), String> {
     match is_full.get(buffer.index()) {
         Some(&is_full) if is_full == wanted => Ok(()),
-        Some(true) => Err(format!("{buffer} is still in use")),
-        Some(false) => Err(format!("{buffer} is empty")),
-        None => Err(format!("there is no {buffer}")),
+        found => Err(not_as_expected(buffer, found.copied())),
     }
 }
 
+#[cold]
+fn not_as_expected(buffer: BufferId, is_full: Option<bool>) -> String {
+    match is_full {
+        Some(true) => format!("{buffer} is still in use"),
+        Some(false) => format!("{buffer} is empty"),
+        None => format!("there is no {buffer}"),
+    }
+}
+
+#[inline]
 fn set(is_full: &mut [bool], buffer: BufferId, full: bool) -> std::result::Result<(), String> {
     expect(is_full, buffer, !full)?;
     is_full[buffer.index()] = full;

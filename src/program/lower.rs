@@ -84,7 +84,7 @@ impl<'a> Writer<'a> {
     /// Posts the receive of `message`, at the end of the round in which it was sent.
     fn receive(&mut self, message: Message, from: Rank) {
         let reader = Pass { stage: message.to_stage(), ..message.pass };
-        let Some((copy, index)) = self.find(reader) else { return };
+        let Some((copy, index)) = self.program.locate(reader) else { return };
         let reused = self.boundaries[copy].free[message.kind as usize].pop();
         let buffer = reused.unwrap_or_else(|| self.new_buffer(message));
         self.program.pass_buffers[index].set_read(message.kind, buffer);
@@ -115,11 +115,11 @@ impl<'a> Writer<'a> {
     /// Gives `message` a buffer before it is made: a new one, or the one that was sent longest ago. Within a rank it
     /// is where the other stage reads it, too.
     fn make_room(&mut self, message: Message, is_local: bool) -> Option<BufferId> {
-        let (copy, index) = self.find(message.pass)?;
+        let (copy, index) = self.program.locate(message.pass)?;
         let kind = message.kind as usize;
         if is_local {
             let reader = Pass { stage: message.to_stage(), ..message.pass };
-            let (reader_copy, reader_index) = self.find(reader)?;
+            let (reader_copy, reader_index) = self.program.locate(reader)?;
             let reused = self.boundaries[reader_copy].free[kind].pop();
             let buffer = reused.unwrap_or_else(|| self.new_buffer(message));
             self.program.pass_buffers[index].set_made(message.kind, buffer);
@@ -147,7 +147,7 @@ impl<'a> Writer<'a> {
             Work::Training => op.backward_weight(),
             Work::ForwardOnly => op.forward(),
         };
-        let Some((copy, index)) = last_read.and_then(|pass| self.find(pass)) else { return };
+        let Some((copy, index)) = last_read.and_then(|pass| self.program.locate(pass)) else { return };
         let PassBuffers { input, output_grad, .. } = self.program.pass_buffers[index];
         for (buffer, kind) in [(input, MessageKind::Activation), (output_grad, MessageKind::Gradient)] {
             if let Some(buffer) = buffer {
@@ -164,12 +164,6 @@ impl<'a> Writer<'a> {
             self.program.instructions.extend(last.map(Instruction::Free));
         }
         self.program
-    }
-
-    /// The local copy and the table index of a pass of this rank.
-    fn find(&self, pass: Pass) -> Option<(usize, usize)> {
-        let index = self.program.pass_index(pass)?;
-        Some((self.program.placement.local_index(pass.copy())?, index))
     }
 }
 

@@ -164,9 +164,14 @@ impl Program {
     }
 
     fn pass_index(&self, pass: Pass) -> Option<usize> {
-        let copy = self.placement.local_index(pass.copy())?;
-        let is_ours = self.placement.rank_of(pass.copy()) == Some(self.rank)
-            && pass.microbatch.index() < self.microbatches[pass.direction.index()];
-        is_ours.then(|| copy * self.microbatches[0] + pass.microbatch.index())
+        Some(self.locate(pass)?.1)
+    }
+
+    /// Which of the rank's copies a pass uses, and its place in the table of passes.
+    fn locate(&self, pass: Pass) -> Option<(usize, usize)> {
+        let (holder, copy) = self.placement.locate(pass.copy())?;
+        let is_ours =
+            holder == self.rank && pass.microbatch.index() < self.microbatches[pass.direction.index()];
+        is_ours.then(|| (copy, copy * self.microbatches[0] + pass.microbatch.index()))
     }
 }
