@@ -259,6 +259,16 @@ dualpipe_status dualpipe_timeline_draw(dualpipe_timeline_t timeline,
                                        size_t capacity,
                                        size_t *length);
 
+/**
+ * Draws `count` timelines (1 to 64) as one SVG, one above the other on one scale of time: say, a step simulated and
+ * recorded. UTF-8; a NUL ends it; the length is without the NUL. The timelines stay the caller's.
+ */
+dualpipe_status dualpipe_timeline_compare(const dualpipe_timeline_t *timelines,
+                                          size_t count,
+                                          char *text,
+                                          size_t capacity,
+                                          size_t *length);
+
 #ifdef __cplusplus
 }  // extern "C"
 #endif  // __cplusplus

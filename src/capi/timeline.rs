@@ -1,6 +1,7 @@
 //! Timelines: who did what when, simulated or recorded; and their pictures.
 
 use std::ffi::c_char;
+use std::sync::Arc;
 
 use super::args::{self, Buffer, Out};
 use super::cost::{self, dualpipe_costs};
@@ -14,7 +15,7 @@ use super::status::Outcome;
 use crate::ids::Rank;
 use crate::placement::RANKS_MAX;
 use crate::sim::simulate;
-use crate::timeline::{Source, Timeline};
+use crate::timeline::{svg, Source, Timeline};
 
 use dualpipe_draw_format::*;
 use dualpipe_timeline_source::*;
@@ -157,16 +158,10 @@ pub unsafe extern "C" fn dualpipe_timeline_merge(
     timeline: *mut dualpipe_timeline_t,
 ) -> dualpipe_status {
     call("dualpipe_timeline_merge", || {
-        args::in_range("count", count, 1..=RANKS_MAX as usize)?;
         // SAFETY: both are the caller's.
-        let (parts, out) = unsafe {
-            (args::slice("timelines", timelines, "count", count)?, Out::new("timeline", timeline)?)
-        };
-        let part = |(i, &part)| {
-            let object = handle::get::<TimelineObject>(&format!("timelines[{i}]"), part)?;
-            Ok(object.timeline.clone())
-        };
-        let parts = parts.iter().enumerate().map(part).collect::<Outcome<Vec<Timeline>>>()?;
+        let (objects, out) =
+            unsafe { (read_list(timelines, count, RANKS_MAX as usize)?, Out::new("timeline", timeline)?) };
+        let parts: Vec<Timeline> = objects.iter().map(|object| object.timeline.clone()).collect();
         out.write(handle::insert(TimelineObject::recorded(Timeline::merge(&parts)?))?);
         Ok(())
     })
@@ -294,6 +289,46 @@ pub unsafe extern "C" fn dualpipe_timeline_draw(
             DUALPIPE_DRAW_TRACE => object.timeline.to_trace(),
         })
     })
+}
+
+/// Draws `count` timelines (1 to 64) as one SVG, one above the other on one scale of time: say, a step simulated and
+/// recorded. UTF-8; a NUL ends it; the length is without the NUL. The timelines stay the caller's.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_timeline_compare(
+    timelines: *const dualpipe_timeline_t,
+    count: usize,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> dualpipe_status {
+    call("dualpipe_timeline_compare", || {
+        // SAFETY: both are the caller's.
+        let (objects, out) = unsafe {
+            (
+                read_list(timelines, count, COMPARED_MAX)?,
+                Buffer::new("text", text, capacity, "length", length)?,
+            )
+        };
+        let timelines: Vec<&Timeline> = objects.iter().map(|object| &object.timeline).collect();
+        out.fill_text(&svg::compare(&timelines))
+    })
+}
+
+/// Most timelines in one picture.
+const COMPARED_MAX: usize = 64;
+
+/// # Safety
+/// The pointer, if its bits pass, is one to `count` handles.
+unsafe fn read_list(
+    timelines: *const dualpipe_timeline_t,
+    count: usize,
+    count_max: usize,
+) -> Outcome<Vec<Arc<TimelineObject>>> {
+    args::in_range("count", count, 1..=count_max)?;
+    // SAFETY: the caller's promise.
+    let handles = unsafe { args::slice("timelines", timelines, "count", count) }?;
+    let object = |(i, &timeline)| handle::get::<TimelineObject>(&format!("timelines[{i}]"), timeline);
+    handles.iter().enumerate().map(object).collect()
 }
 
 /// A timeline that C has a handle of.

@@ -116,6 +116,13 @@ pub(crate) fn table() -> Vec<Entry> {
                   Number("count", 1, &[(0, "must be 1 to 4096"), (4097, "must be 1 to 4096"), (usize::MAX, "is 18446")]),
                   Out("timeline", 8),
               ]),
+        entry("dualpipe_timeline_compare",
+              |w| unsafe { dualpipe_timeline_compare(w.at(0), w.usize(1), w.at(2), w.usize(3), w.at(4)) },
+              &[
+                  Lent("timelines", 8, |world| inputs::words(&[world.timeline])),
+                  Number("count", 1, &[(0, "must be 1 to 64"), (65, "must be 1 to 64"), (usize::MAX, "is 18446")]),
+                  values::<c_char>("text"), Capacity, Count("length"),
+              ]),
         entry("dualpipe_timeline_free", |w| unsafe { dualpipe_timeline_free(w.at(0)) },
               &[Owned("timeline", |world| inputs::timeline(world.schedule, &world.stages[..2]))]),
         entry("dualpipe_timeline_summarize", |w| unsafe { dualpipe_timeline_summarize(w.at(0), w.at(1)) },

@@ -125,3 +125,12 @@ def test_merge_refuses_what_is_not_one_step(timeline):
     timeline.close()
     with pytest.raises(dualpipe.InvalidHandle, match=r"timelines\[0\] has been freed"):
         dualpipe.Timeline.merge([timeline])
+
+
+def test_timelines_are_compared_in_one_picture(timeline, tmp_path):
+    path = tmp_path / "both.svg"
+    both = dualpipe.Timeline.compare([timeline, timeline], path)
+    assert path.read_text(encoding="utf-8") == both
+    assert both.startswith("<svg") and both.count("rank 0") > timeline.svg().count("rank 0")
+    with pytest.raises(dualpipe.InvalidArgument, match="count is 0, must be 1 to 64"):
+        dualpipe.Timeline.compare([])

@@ -48,6 +48,7 @@ SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_schedule_to_text": (_HANDLE, *_OUT),
     "dualpipe_simulate": (_HANDLE, c.POINTER(s.Costs), _OUT_HANDLE),
     "dualpipe_timeline_merge": (c.POINTER(c.c_void_p), c.c_size_t, _OUT_HANDLE),
+    "dualpipe_timeline_compare": (c.POINTER(c.c_void_p), c.c_size_t, *_OUT),
     "dualpipe_timeline_free": (_HANDLE,),
     "dualpipe_timeline_summarize": (_HANDLE, c.POINTER(s.TimelineSummary)),
     "dualpipe_timeline_ranks": (_HANDLE, *_OUT),

@@ -70,9 +70,20 @@ class Timeline(Closing):
         Raises :class:`~dualpipe.errors.InvalidArgument` unless all have the same ranks and stages and no rank is in
         two of them.
         """
-        parts = [timeline._handle for timeline in timelines]
-        handles = (c.c_void_p * len(parts))(*(part._as_parameter_.value for part in parts))
-        return cls(create("dualpipe_timeline_merge", "dualpipe_timeline_free", handles, len(parts)))
+        handles = _handles(list(timelines))
+        return cls(create("dualpipe_timeline_merge", "dualpipe_timeline_free", handles, len(handles)))
+
+    @staticmethod
+    def compare(timelines: Iterable[Timeline], path: PathLike | None = None) -> str:
+        """1 to 64 timelines as one SVG, one above the other on one scale of time, also written to ``path``.
+
+        Say, a step simulated and recorded.
+        """
+        timelines = list(timelines)
+        text = read_text("dualpipe_timeline_compare", _handles(timelines), len(timelines))
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
 
     @property
     def source(self) -> str:
@@ -185,3 +196,7 @@ def _copy_pass(into: npt.NDArray[Any], raw: npt.NDArray[Any]) -> None:
     for name in PASS_DTYPE.names or ():
         # DUALPIPE_NONE has the bits of -1.
         into[name] = raw[name].astype(np.uint32).view(np.int32)
+
+
+def _handles(timelines: list[Timeline]) -> c.Array[c.c_void_p]:
+    return (c.c_void_p * len(timelines))(*(timeline._handle._as_parameter_.value for timeline in timelines))
