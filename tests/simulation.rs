@@ -10,14 +10,6 @@ use dualpipe::program::{lower, Instruction, Program};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
 use support::net::{run, run_programs, Faults, PATIENCE_NS};
 
-/// The seeds to try, and whether they are all.
-fn seeds(count: u64) -> (Box<dyn Iterator<Item = u64>>, bool) {
-    match std::env::var("SEED") {
-        Ok(seed) => (Box::new(std::iter::once(seed.parse().unwrap())), false),
-        Err(_) => (Box::new(0..count), true),
-    }
-}
-
 /// 2 to 16 ranks: what a single untagged queue for each neighbour gets wrong shows from 6 ranks on.
 fn some_schedule(seed: u64) -> Schedule {
     let half = 1 + seed as usize % 8;
@@ -31,7 +23,7 @@ fn some_schedule(seed: u64) -> Schedule {
 
 #[test]
 fn late_doubled_and_reordered_messages_change_nothing() {
-    let (seeds, all) = seeds(240);
+    let (seeds, all) = support::seeds(240);
     let mut doubled = 0;
     for seed in seeds {
         let schedule = some_schedule(seed);
@@ -49,7 +41,7 @@ fn late_doubled_and_reordered_messages_change_nothing() {
 /// A lost message may only be one that nobody waits for in the end; otherwise every rank gives up in time.
 #[test]
 fn a_lost_message_hangs_no_rank() {
-    let (seeds, all) = seeds(240);
+    let (seeds, all) = support::seeds(240);
     let mut stopped = 0;
     for seed in seeds {
         let end = run(&some_schedule(seed), 1, seed, Faults { lost: 20, ..Faults::default() });
@@ -182,7 +174,7 @@ fn a_failing_task_is_said_by_the_rank_that_failed_and_passed_on_by_the_others() 
 
 #[test]
 fn the_same_seed_gives_the_same_run() {
-    let (seeds, _) = seeds(40);
+    let (seeds, _) = support::seeds(40);
     for seed in seeds {
         let faults = Faults { lost: 5, doubled: 50, late: 50, ..Faults::default() };
         let once = run(&some_schedule(seed), 2, seed, faults);

@@ -62,6 +62,14 @@ pub(crate) fn index(name: &str, value: u32, count: usize) -> Outcome<usize> {
     in_range(name, value as usize, 0..=count - 1)
 }
 
+/// Fails unless a field that has no meaning yet is 0.
+pub(crate) fn zero(name: &str, value: u32) -> Outcome {
+    match value {
+        0 => Ok(()),
+        value => Err(Failure::argument(name, format!("is {value}, must be 0"))),
+    }
+}
+
 /// 0 or 1 as a truth.
 pub(crate) fn flag(name: &str, value: u32) -> Outcome<bool> {
     in_range(name, value, 0..=1).map(|value| value == 1)

@@ -2,7 +2,7 @@
 
 use super::args;
 use super::options::{self, Growing};
-use super::status::{Failure, Outcome};
+use super::status::Outcome;
 use crate::cost::{Costs, Link, StageCosts};
 use crate::placement::STAGES_MAX;
 
@@ -58,9 +58,7 @@ pub(crate) unsafe fn read(argument: &str, costs: *const dualpipe_costs) -> Outco
     // SAFETY: the caller's promise.
     let costs = unsafe { options::read(argument, costs) }?;
     let field = |name: &str| format!("{argument}->{name}");
-    if costs.reserved != 0 {
-        return Err(Failure::argument(&field("reserved"), format!("is {}, must be 0", costs.reserved)));
-    }
+    args::zero(&field("reserved"), costs.reserved)?;
     args::in_range(&field("num_stages"), costs.num_stages, 1..=STAGES_MAX as usize)?;
     // SAFETY: the caller's promise.
     let stages =

@@ -109,7 +109,8 @@ pub unsafe extern "C" fn dualpipe_executor_create(
     executor: *mut dualpipe_executor_t,
 ) -> dualpipe_status {
     call("dualpipe_executor_create", || {
-        let program = handle::get::<ProgramObject>("program", program)?;
+        let object = handle::get::<ProgramObject>("program", program)?;
+        let program = object.program();
         // SAFETY: both are the caller's.
         let (given, out) = unsafe { (options::read("options", options)?, Out::new("executor", executor)?) };
         // SAFETY: the caller's.
@@ -125,11 +126,11 @@ pub unsafe extern "C" fn dualpipe_executor_create(
         if given.timeout_ns > 0 {
             options.timeout = Duration::from_nanos(given.timeout_ns);
         }
-        let shared = Arc::new(program.program().clone());
+        let shared = Arc::clone(program);
         let executor = match (given.inproc.is_null(), given.transport.is_null()) {
             (false, true) => {
                 let inproc = handle::get::<InprocObject>("options->inproc", given.inproc)?;
-                Executor::new(shared, inproc.0.transport(program.program().rank())?, options)?
+                Executor::new(shared, inproc.0.transport(program.rank())?, options)?
             }
             (true, false) => {
                 // SAFETY: the caller's.

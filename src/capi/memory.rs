@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::ptr::NonNull;
 
-use super::args::UserData;
+use super::args::{self, UserData};
 use super::options::{self, Growing};
 use super::status::{Failure, Outcome};
 use crate::execute::{Memory, Tensor};
@@ -61,10 +61,7 @@ impl CallerMemory {
     pub(super) unsafe fn read(argument: &str, table: *const dualpipe_memory) -> Outcome<CallerMemory> {
         // SAFETY: the caller's promise.
         let table = unsafe { options::read(argument, table) }?;
-        if table.reserved != 0 {
-            let how = format!("is {}, must be 0", table.reserved);
-            return Err(Failure::argument(&format!("{argument}->reserved"), how));
-        }
+        args::zero(&format!("{argument}->reserved"), table.reserved)?;
         let null = |name: &str| Failure::argument(&format!("{argument}->{name}"), "is NULL");
         Ok(CallerMemory {
             user_data: UserData(table.user_data),

@@ -94,7 +94,8 @@ pub unsafe extern "C" fn dualpipe_program_create(
         let rank = object.rank(rank)?;
         // SAFETY: the caller's.
         let out = unsafe { Out::new("program", program) }?;
-        out.write(handle::insert(ProgramObject { programs: object.programs()?, rank })?);
+        let program = Arc::clone(&object.programs()?[rank.index()]);
+        out.write(handle::insert(ProgramObject(program))?);
         Ok(())
     })
 }
@@ -215,10 +216,7 @@ impl dualpipe_instruction {
 }
 
 /// A program that C has a handle of: one of its schedule's.
-pub(crate) struct ProgramObject {
-    programs: Arc<[Program]>,
-    rank: Rank,
-}
+pub(crate) struct ProgramObject(Arc<Program>);
 
 impl Object for ProgramObject {
     type Opaque = dualpipe_program;
@@ -227,19 +225,20 @@ impl Object for ProgramObject {
 
 impl ProgramObject {
     /// The program.
-    pub(crate) fn program(&self) -> &Program {
-        &self.programs[self.rank.index()]
+    pub(crate) fn program(&self) -> &Arc<Program> {
+        &self.0
     }
 
     /// The pass that C calls `direction`, `stage`, `microbatch`, if it is this rank's.
     fn pass(&self, direction: u32, stage: u32, microbatch: u32) -> Outcome<Pass> {
-        let (program, placement) = (self.program(), self.program().placement());
+        let (program, placement) = (&self.0, self.0.placement());
         let direction = args::index("direction", direction, placement.num_directions())?;
         let stage = args::index("stage", stage, placement.num_stages())?;
         let copy = StageCopy { direction: Direction::ALL[direction], stage: Stage(stage as u16) };
-        let holder = placement.rank_of(copy).filter(|&holder| holder != self.rank);
+        let holder = placement.rank_of(copy).filter(|&holder| holder != program.rank());
         if let Some(holder) = holder {
-            let how = format!("is {stage}, which rank {holder} holds; the program is of rank {}", self.rank);
+            let how =
+                format!("is {stage}, which rank {holder} holds; the program is of rank {}", program.rank());
             return Err(Failure::argument("stage", how));
         }
         let microbatch = args::index("microbatch", microbatch, program.microbatches()[direction].max(1))?;

@@ -236,7 +236,7 @@ pub(crate) struct ScheduleObject {
     pub(crate) kind: dualpipe_schedule_kind,
     pub(crate) schedule: Schedule,
     /// Lowered when the first program is asked for.
-    programs: OnceLock<Arc<[Program]>>,
+    programs: OnceLock<Arc<[Arc<Program>]>>,
 }
 
 impl Object for ScheduleObject {
@@ -259,11 +259,11 @@ impl ScheduleObject {
     }
 
     /// The program of every rank.
-    pub(crate) fn programs(&self) -> Outcome<Arc<[Program]>> {
+    pub(crate) fn programs(&self) -> Outcome<Arc<[Arc<Program>]>> {
         if let Some(programs) = self.programs.get() {
             return Ok(programs.clone());
         }
-        let programs: Arc<[Program]> = lower(&self.schedule)?.into();
+        let programs: Arc<[Arc<Program>]> = lower(&self.schedule)?.into_iter().map(Arc::new).collect();
         // A fork in the middle of this would leave the cell locked in the child.
         process::without_fork(|| drop(self.programs.set(programs.clone())));
         Ok(programs)

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::args::{Out, UserData};
+use super::args::{self, Out, UserData};
 use super::guard::call;
 use super::handle::{self, Kind, Object};
 use super::options::{self, Growing};
@@ -193,10 +193,7 @@ impl CallerTransport {
     pub(super) unsafe fn read(argument: &str, table: *const dualpipe_transport) -> Outcome<CallerTransport> {
         // SAFETY: the caller's promise.
         let table = unsafe { options::read(argument, table) }?;
-        if table.reserved != 0 {
-            let how = format!("is {}, must be 0", table.reserved);
-            return Err(Failure::argument(&format!("{argument}->reserved"), how));
-        }
+        args::zero(&format!("{argument}->reserved"), table.reserved)?;
         let needed = [
             ("send", table.send.is_some()),
             ("receive", table.receive.is_some()),

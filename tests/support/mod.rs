@@ -44,3 +44,11 @@ pub(crate) fn order_line(schedule: &Schedule, order: &[Op]) -> String {
     let tokens: Vec<String> = order.iter().map(|&op| short_token(schedule, op)).collect();
     tokens.join(" ")
 }
+
+/// The seeds to try, and whether they are all: `SEED=7` repeats one.
+pub(crate) fn seeds(count: u64) -> (Box<dyn Iterator<Item = u64>>, bool) {
+    match std::env::var("SEED") {
+        Ok(seed) => (Box::new(std::iter::once(seed.parse().unwrap())), false),
+        Err(_) => (Box::new(0..count), true),
+    }
+}

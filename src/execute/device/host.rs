@@ -143,7 +143,7 @@ impl Host {
         }
     }
 
-    /// `true` when all tensors of a message have been transferred.
+    /// When the message was sent, once all its tensors have been transferred.
     fn test(&mut self, peer: Rank, buffer: BufferId) -> std::result::Result<Option<u64>, Stop> {
         let slot = &mut self.slots[buffer.index()];
         let mut sent_ns = slot.posted_ns;
@@ -283,10 +283,10 @@ impl HostWorld<'_> {
         });
         [forward, backward].into_iter().flatten().for_each(|taken| self.put_back(taken));
         ran?;
-        for (buffer, name) in written.into_iter().zip(["output", "input gradient"]) {
+        let kinds = [("output", true), ("input gradient", false)];
+        for (buffer, (name, is_activation)) in written.into_iter().zip(kinds) {
             let Some(buffer) = buffer else { continue };
             for (i, tensor) in self.host.slots[buffer.index()].tensors.iter().enumerate() {
-                let is_activation = name == "output";
                 if is_activation && !tensor.is_present() {
                     return Err(Stop::Callback(format!("it left {name} {i} absent, only gradients may be")));
                 }

@@ -192,6 +192,28 @@ impl InprocTransport {
         post.ok_or_else(|| Stop::Transport(format!("there is no rank {peer} in this inproc")))
     }
 
+    /// Puts one side of a transfer into the mailbox of `receiver`, and copies if the other is there.
+    fn exchange(
+        &mut self,
+        transfer: Transfer,
+        receiver: Rank,
+        post: impl FnOnce(&mut Mailbox<Half, Half>, Half) -> Option<(Half, Half)>,
+    ) -> std::result::Result<Option<Request>, Stop> {
+        self.peer(transfer.peer)?;
+        let Some(half) = self.half(transfer) else { return Ok(None) };
+        let request = Request(half.request as u64);
+        let mut mailbox = lock(&self.hub.posts[receiver.index()].mailbox);
+        let matched = post(&mut mailbox, half);
+        if let Some((send, receive)) = &matched {
+            copy(send, receive);
+        }
+        drop(mailbox);
+        if matched.is_some() {
+            self.hub.notify(transfer.peer);
+        }
+        Ok(Some(request))
+    }
+
     fn leave(&mut self) {
         self.withdraw();
         self.post().is_gone.store(true, Ordering::Release);
@@ -210,38 +232,13 @@ impl Transport for InprocTransport {
     }
 
     unsafe fn send(&mut self, transfer: Transfer) -> std::result::Result<Option<Request>, Stop> {
-        self.peer(transfer.peer)?;
-        let Some(half) = self.half(transfer) else { return Ok(None) };
-        let request = Request(half.request as u64);
         let key = Key { from: self.rank, tag: transfer.tag };
-        let receiver = &self.hub.posts[transfer.peer.index()];
-        let mut mailbox = lock(&receiver.mailbox);
-        let matched = mailbox.send(key, half);
-        if let Some((send, receive)) = &matched {
-            copy(send, receive);
-        }
-        drop(mailbox);
-        if matched.is_some() {
-            self.hub.notify(transfer.peer);
-        }
-        Ok(Some(request))
+        self.exchange(transfer, transfer.peer, |mailbox, half| mailbox.send(key, half))
     }
 
     unsafe fn receive(&mut self, transfer: Transfer) -> std::result::Result<Option<Request>, Stop> {
-        self.peer(transfer.peer)?;
-        let Some(half) = self.half(transfer) else { return Ok(None) };
-        let request = Request(half.request as u64);
         let key = Key { from: transfer.peer, tag: transfer.tag };
-        let mut mailbox = lock(&self.post().mailbox);
-        let matched = mailbox.receive(key, half);
-        if let Some((send, receive)) = &matched {
-            copy(send, receive);
-        }
-        drop(mailbox);
-        if matched.is_some() {
-            self.hub.notify(transfer.peer);
-        }
-        Ok(Some(request))
+        self.exchange(transfer, self.rank, |mailbox, half| mailbox.receive(key, half))
     }
 
     fn test(&mut self, request: Request, peer: Rank) -> std::result::Result<Option<Completion>, Stop> {
