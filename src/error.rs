@@ -21,6 +21,10 @@ pub enum ErrorKind {
     Poisoned,
     /// The object is in use: by another thread, or by the caller of this very callback.
     Busy,
+    /// The driver or the device failed.
+    Device,
+    /// A driver, a library or a device that was asked for is not there.
+    Unavailable,
     /// A progress callback asked to stop.
     Cancelled,
     /// A defect of this library.

@@ -309,7 +309,7 @@ fn the_recorded_timeline_is_of_the_simulated_ones_type() {
     let executors = executors(&schedule, &boundaries, Duration::from_secs(20));
     let (executors, ended) = run_checked(executors, &mut checkers(&schedule, |_| false), 2);
     ended.unwrap();
-    let parts: Vec<Timeline> = executors.iter().map(Executor::timeline).collect();
+    let parts: Vec<Timeline> = executors.iter().map(|executor| executor.timeline().unwrap()).collect();
     let merged = Timeline::merge(&parts).unwrap();
     for (rank, spans) in merged.spans.iter().enumerate() {
         let tasks: Vec<Task> = spans.iter().map(|span| span.task).collect();

@@ -67,8 +67,9 @@ impl Pipeline {
 
     /// Who did what when in the last step.
     pub(crate) fn timeline(&self) -> Result<Timeline, Error> {
-        let parts: Vec<Timeline> = self.ranks.iter().map(|(executor, _)| executor.timeline()).collect();
-        Timeline::merge(&parts)
+        let parts: Result<Vec<Timeline>, Error> =
+            self.ranks.iter().map(|(executor, _)| executor.timeline()).collect();
+        Timeline::merge(&parts?)
     }
 
     /// What the ranks follow.

@@ -304,7 +304,7 @@ pub unsafe extern "C" fn dualpipe_executor_timeline(
         // SAFETY: the caller's.
         let out = unsafe { Out::new("timeline", timeline) }?;
         let _busy = object.busy.enter("executor")?;
-        let recorded = lock(&object.runner).executor.timeline();
+        let recorded = lock(&object.runner).executor.timeline()?;
         out.write(handle::insert(TimelineObject::recorded(recorded))?);
         Ok(())
     })
@@ -323,13 +323,13 @@ pub unsafe extern "C" fn dualpipe_executor_fault(
         let _busy = object.busy.enter("executor")?;
         let executor = &lock(&object.runner).executor;
         let fault = executor.fault();
-        let status = fault.map_or(DUALPIPE_OK, |f| crate::Error::from(f.clone()).kind().into());
+        let status = fault.as_ref().map_or(DUALPIPE_OK, |f| crate::Error::from(f.clone()).kind().into());
         out.write(dualpipe_fault {
             size: 0,
             has_failed: fault.is_some().into(),
             rank: executor.rank().0,
-            peer: fault.and_then(|fault| fault.peer()).map_or(DUALPIPE_NONE, |peer| peer.0),
-            instruction: fault.map_or(0, |fault| fault.instruction as u64),
+            peer: fault.as_ref().and_then(|fault| fault.peer()).map_or(DUALPIPE_NONE, |peer| peer.0),
+            instruction: fault.as_ref().map_or(0, |fault| fault.instruction as u64),
             status: status as u32,
             reserved: 0,
         });

@@ -41,10 +41,14 @@ pub enum dualpipe_status {
     DUALPIPE_ERROR_PANIC = 13,
     /// A defect of this library, or a limit of it.
     DUALPIPE_ERROR_INTERNAL = 14,
+    /// The driver or the device failed.
+    DUALPIPE_ERROR_DEVICE = 15,
+    /// A driver, a library or a device that was asked for is not there; the text says what is missing.
+    DUALPIPE_ERROR_UNAVAILABLE = 16,
 }
 
 /// Every status, in order of its number.
-const NAMES: [(dualpipe_status, &CStr); 15] = [
+const NAMES: [(dualpipe_status, &CStr); 17] = [
     (DUALPIPE_OK, c"DUALPIPE_OK"),
     (DUALPIPE_ERROR_INVALID_ARGUMENT, c"DUALPIPE_ERROR_INVALID_ARGUMENT"),
     (DUALPIPE_ERROR_INVALID_HANDLE, c"DUALPIPE_ERROR_INVALID_HANDLE"),
@@ -60,6 +64,8 @@ const NAMES: [(dualpipe_status, &CStr); 15] = [
     (DUALPIPE_ERROR_CANCELLED, c"DUALPIPE_ERROR_CANCELLED"),
     (DUALPIPE_ERROR_PANIC, c"DUALPIPE_ERROR_PANIC"),
     (DUALPIPE_ERROR_INTERNAL, c"DUALPIPE_ERROR_INTERNAL"),
+    (DUALPIPE_ERROR_DEVICE, c"DUALPIPE_ERROR_DEVICE"),
+    (DUALPIPE_ERROR_UNAVAILABLE, c"DUALPIPE_ERROR_UNAVAILABLE"),
 ];
 
 /// The name of a status, such as "DUALPIPE_ERROR_BUSY"; "unknown status" for a number that is none. Static; never
@@ -123,6 +129,8 @@ impl From<ErrorKind> for dualpipe_status {
             ErrorKind::Busy => DUALPIPE_ERROR_BUSY,
             ErrorKind::Cancelled => DUALPIPE_ERROR_CANCELLED,
             ErrorKind::Internal => DUALPIPE_ERROR_INTERNAL,
+            ErrorKind::Device => DUALPIPE_ERROR_DEVICE,
+            ErrorKind::Unavailable => DUALPIPE_ERROR_UNAVAILABLE,
         }
     }
 }

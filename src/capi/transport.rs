@@ -14,7 +14,7 @@ use super::status::dualpipe_status;
 use super::status::{Failure, Outcome};
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
-use crate::execute::transport::{Completion, Inproc, Request, Transfer, Transport};
+use crate::execute::transport::{monotonic_ns, Completion, Inproc, Request, Transfer, Transport};
 use crate::ids::Rank;
 
 use dualpipe_transport_code::*;
@@ -272,12 +272,8 @@ fn text_of(text: &mut [c_char; TEXT_MAX]) -> String {
 }
 
 impl Transport for CallerTransport {
-    /// The system's monotonic clock, which all processes of a machine share.
     fn now_ns(&self) -> u64 {
-        let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: writes to a local; it cannot fail for this clock.
-        unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
-        now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+        monotonic_ns()
     }
 
     fn reserve(&mut self, _: usize) {}

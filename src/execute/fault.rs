@@ -35,6 +35,39 @@ pub enum Cause {
     },
     /// The peer that a message was to come from or go to is no longer there.
     Gone(Wait),
+    /// The driver or the device failed.
+    Device {
+        /// What it was doing for a peer, if it was.
+        wait: Option<Wait>,
+        /// The driver's own words.
+        text: String,
+    },
+    /// The device has not come to the end of the task, although all that the task reads is there.
+    Overdue {
+        /// For how long nothing has ended.
+        waited: Duration,
+    },
+}
+
+/// A stream of a rank's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamName {
+    /// On which tasks compute.
+    Compute,
+    /// On which a peer's messages come in.
+    ReceiveFrom(Rank),
+    /// On which messages go out to a peer.
+    SendTo(Rank),
+}
+
+impl fmt::Display for StreamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StreamName::Compute => write!(f, "the compute stream"),
+            StreamName::ReceiveFrom(peer) => write!(f, "the receive stream from rank {peer}"),
+            StreamName::SendTo(peer) => write!(f, "the send stream to rank {peer}"),
+        }
+    }
 }
 
 /// What a rank waits for from a peer.
@@ -78,6 +111,8 @@ pub struct Fault {
     pub text: String,
     /// The last task that it finished in this step.
     pub last_done: Option<Task>,
+    /// On which stream of the device; `None` on the host.
+    pub stream: Option<StreamName>,
     /// Why.
     pub cause: Cause,
 }
@@ -87,9 +122,9 @@ impl Fault {
     pub fn peer(&self) -> Option<Rank> {
         match &self.cause {
             Cause::Timeout { wait, .. } | Cause::Gone(wait) => Some(wait.peer),
-            Cause::Transport { wait, .. } => wait.map(|wait| wait.peer),
+            Cause::Transport { wait, .. } | Cause::Device { wait, .. } => wait.map(|wait| wait.peer),
             Cause::Peer { notice, .. } => Some(notice.rank),
-            Cause::Callback(_) => None,
+            Cause::Callback(_) | Cause::Overdue { .. } => None,
         }
     }
 
@@ -104,13 +139,20 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rank {}, instruction {} ({}): ", self.rank, self.instruction, self.text)?;
+        write!(f, "rank {}, instruction {} ({})", self.rank, self.instruction, self.text)?;
+        self.stream.map_or(Ok(()), |stream| write!(f, " on {stream}"))?;
+        write!(f, ": ")?;
         match &self.cause {
             Cause::Timeout { wait, waited } => write!(f, "waited {waited:?} for {wait}")?,
             Cause::Callback(text) => write!(f, "the task callback failed: {text}")?,
             Cause::Transport { wait: None, text } => write!(f, "the transport failed: {text}")?,
             Cause::Transport { wait: Some(wait), text } => {
                 write!(f, "the transport failed: {text}, with {wait}")?
+            }
+            Cause::Device { wait: None, text } => write!(f, "the device failed: {text}")?,
+            Cause::Device { wait: Some(wait), text } => write!(f, "the device failed: {text}, with {wait}")?,
+            Cause::Overdue { waited } => {
+                write!(f, "not done after {waited:?} without progress, though its inputs are there")?
             }
             Cause::Gone(wait) => write!(f, "rank {} is gone, waited for {wait}", wait.peer)?,
             Cause::Peer { wait, notice } => {
@@ -131,7 +173,8 @@ impl fmt::Display for Fault {
 impl From<Fault> for Error {
     fn from(fault: Fault) -> Error {
         let kind = match fault.cause {
-            Cause::Timeout { .. } => ErrorKind::Timeout,
+            Cause::Timeout { .. } | Cause::Overdue { .. } => ErrorKind::Timeout,
+            Cause::Device { .. } => ErrorKind::Device,
             Cause::Callback(_) => ErrorKind::CallbackFailed,
             Cause::Transport { .. } => ErrorKind::Transport,
             Cause::Peer { .. } | Cause::Gone(_) => ErrorKind::PeerFailed,

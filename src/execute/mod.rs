@@ -11,9 +11,9 @@ mod threads;
 pub mod transport;
 
 pub use boundary::{Boundaries, DType, TensorSpec};
-pub use device::host::Memory;
-pub use device::Tensor;
-pub use task::{PassTensors, TaskRun, TaskRunner};
+pub use device::cuda::CudaOptions;
+pub use device::{Memory, Place, Tensor};
+pub use task::{PassTensors, TaskRun, TaskRunner, TaskStreams};
 pub use threads::{run_ranks, Worker};
 
 use std::sync::Arc;
@@ -23,10 +23,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Rank;
 use crate::program::Program;
 use crate::timeline::Timeline;
-use device::host::{Host, HostWorld};
+use device::cuda::Cuda;
+use device::host::Host;
+use device::Device;
 use fault::{Cause, Fault};
-use rank::{Progress, RankMachine};
-use transport::Transport;
+use rank::RankMachine;
+use transport::inproc_cuda::InprocCuda;
+use transport::nccl::{NcclOptions, NcclTransport};
+use transport::{Inproc, Transport};
 
 /// Longest deadline of a wait: a day.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -48,13 +52,29 @@ impl Options {
     }
 }
 
+/// What joins the ranks of a pipeline whose tensors are on CUDA devices.
+pub enum CudaLink {
+    /// They are of one process, on one device or several.
+    Inproc(Inproc),
+    /// NCCL joins them.
+    Nccl(NcclOptions),
+}
+
+fn check_timeout(timeout: Duration) -> Result<()> {
+    if timeout.is_zero() || timeout > TIMEOUT_MAX {
+        let range = format!("must be more than 0 and at most {TIMEOUT_MAX:?}");
+        return Err(Error::argument("executor", "timeout", format!("{timeout:?}"), range));
+    }
+    Ok(())
+}
+
 /// Runs one rank's program, step after step, on the thread that calls it.
 ///
 /// Used by one thread at a time. Steps do not allocate once the first has run.
 pub struct Executor {
     program: Arc<Program>,
     machine: RankMachine,
-    host: Host,
+    device: Box<dyn Device>,
     fault: Option<Fault>,
 }
 
@@ -69,14 +89,41 @@ impl Executor {
         options: Options,
     ) -> Result<Executor> {
         let Options { boundaries, timeout, memory } = options;
-        if timeout.is_zero() || timeout > TIMEOUT_MAX {
-            let range = format!("must be more than 0 and at most {TIMEOUT_MAX:?}");
-            return Err(Error::argument("executor", "timeout", format!("{timeout:?}"), range));
-        }
+        check_timeout(timeout)?;
         let program = program.into();
-        let host = Host::new(&program, boundaries, Box::new(transport), memory)?;
+        let host = Host::new(Arc::clone(&program), boundaries, Box::new(transport), memory)?;
+        Ok(Executor::on(program, Box::new(host), timeout))
+    }
+
+    /// An executor for `program` on a CUDA device, joined to the other ranks by `link`. Buffers, streams and events are
+    /// made now. Its steps enqueue; see [`TaskRun`].
+    ///
+    /// # Errors
+    /// As [`Executor::new`]; [`ErrorKind::Unavailable`] without a driver, a device or NCCL; [`ErrorKind::Device`].
+    pub fn on_cuda(
+        program: impl Into<Arc<Program>>,
+        link: CudaLink,
+        options: Options,
+        cuda: &CudaOptions,
+    ) -> Result<Executor> {
+        let Options { boundaries, timeout, memory } = options;
+        check_timeout(timeout)?;
+        let program = program.into();
+        let (rank, placement) = (program.rank(), program.placement());
+        let connect = |context: &_| match link {
+            CudaLink::Inproc(inproc) => Ok(Box::new(InprocCuda::new(&inproc, rank, context)?) as Box<_>),
+            CudaLink::Nccl(nccl) => {
+                let transport = NcclTransport::new(context, placement, rank, &nccl, timeout)?;
+                Ok(Box::new(transport) as Box<_>)
+            }
+        };
+        let cuda = Cuda::new(Arc::clone(&program), boundaries, connect, memory, cuda, timeout)?;
+        Ok(Executor::on(program, Box::new(cuda), timeout))
+    }
+
+    fn on(program: Arc<Program>, device: Box<dyn Device>, timeout: Duration) -> Executor {
         let machine = RankMachine::new(Arc::clone(&program), timeout);
-        Ok(Executor { program, machine, host, fault: None })
+        Executor { program, machine, device, fault: None }
     }
 
     /// Whose it is.
@@ -92,7 +139,7 @@ impl Executor {
     /// Other tensors at the boundaries from the next step on, for example other shapes for its micro-batches. Every
     /// rank must be told the same. Allocates if they are larger than any before.
     pub fn set_boundaries(&mut self, boundaries: Boundaries) -> Result<()> {
-        self.host.set_boundaries(boundaries)
+        self.device.set_boundaries(boundaries)
     }
 
     /// Runs one step: every task of the program, in order, each as soon as what it reads is there.
@@ -107,48 +154,49 @@ impl Executor {
         if let Some(fault) = &self.fault {
             return Err(Error::new(ErrorKind::Poisoned, format!("executor: failed before [{fault}]")));
         }
-        self.host.start();
         self.machine.restart();
         let mut guarded = AbortOnUnwind { executor: self, is_unwinding: true };
-        let ended = guarded.executor.run(runner);
+        let Executor { machine, device, .. } = &mut *guarded.executor;
+        let ended = device.step(machine, runner);
         guarded.is_unwinding = false;
         drop(guarded);
-        ended.map_err(|fault| {
-            let error = Error::from(fault.clone());
-            self.fail(fault);
-            error
-        })
+        ended.map_err(|fault| self.failed(fault))
     }
 
-    fn run(&mut self, runner: &mut dyn TaskRunner) -> std::result::Result<(), Fault> {
-        let program = Arc::clone(&self.program);
-        loop {
-            let mut world = HostWorld { host: &mut self.host, program: &program, runner: &mut *runner };
-            match self.machine.advance(&mut world)? {
-                Progress::Finished => return Ok(()),
-                Progress::Waiting { deadline_ns, .. } => {
-                    let transport = self.host.transport();
-                    let left_ns = deadline_ns.saturating_sub(transport.now_ns());
-                    transport.wait(Duration::from_nanos(left_ns));
-                }
-            }
+    /// Waits at most `timeout` until the device is done with the last step: `false` if it is not. On the host it always
+    /// is.
+    ///
+    /// # Errors
+    /// As [`Executor::step`].
+    pub fn synchronize(&mut self, timeout: Duration) -> Result<bool> {
+        if let Some(fault) = &self.fault {
+            return Err(Error::new(ErrorKind::Poisoned, format!("executor: failed before [{fault}]")));
         }
+        self.device.synchronize(timeout).map_err(|fault| self.failed(fault))
+    }
+
+    fn failed(&mut self, fault: Fault) -> Error {
+        let error = Error::from(fault.clone());
+        self.fail(fault);
+        error
     }
 
     fn fail(&mut self, fault: Fault) {
-        self.host.transport().abort(&fault.notice());
-        self.host.stop();
+        self.device.fail(&fault.notice());
         self.fault = Some(fault);
     }
 
     /// Why the executor failed, if it did.
-    pub fn fault(&self) -> Option<&Fault> {
-        self.fault.as_ref()
+    pub fn fault(&self) -> Option<Fault> {
+        self.fault.clone().or_else(|| self.device.fault())
     }
 
     /// What this rank did in its last step. [`Timeline::merge`] joins the ranks'.
-    pub fn timeline(&self) -> Timeline {
-        self.host.recorder.timeline(&self.program)
+    ///
+    /// # Errors
+    /// On a CUDA device: its steps are not timed ([`CudaOptions::is_timed`]), or the last is not done.
+    pub fn timeline(&self) -> Result<Timeline> {
+        self.device.timeline()
     }
 }
 

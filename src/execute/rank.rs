@@ -45,6 +45,8 @@ pub enum Stop {
     Transport(String),
     /// The peer is no longer there.
     PeerGone,
+    /// The driver or the device failed, in its own words.
+    Device(String),
 }
 
 /// How far a rank has come.
@@ -219,6 +221,7 @@ impl RankMachine {
             (Stop::PeerGone, Some(wait), None) => Cause::Gone(wait),
             (Stop::PeerGone, None, None) => Cause::Transport { wait: None, text: "a peer is gone".into() },
             (Stop::Transport(text), wait, _) => Cause::Transport { wait, text },
+            (Stop::Device(text), wait, _) => Cause::Device { wait, text },
         })
     }
 
@@ -230,6 +233,7 @@ impl RankMachine {
             instruction: self.at,
             text: instruction.map_or("end".to_string(), Instruction::to_string),
             last_done: self.last_done,
+            stream: None,
             cause,
         }
     }

@@ -1,5 +1,7 @@
 //! What a task callback is handed.
 
+use std::ffi::c_void;
+
 use super::device::Tensor;
 use crate::op::{Pass, Task};
 
@@ -12,14 +14,27 @@ use crate::op::{Pass, Task};
 /// | W            |         | yes      | inputs, output_grads    |                       |
 /// | F&B          | yes     | yes      | both                    | both                  |
 /// | REDUCE_GRADS |         |          |                         |                       |
+///
+/// On a CUDA device a task only enqueues: it waits for nothing, and its tensors are filled when the streams come to it.
 #[derive(Debug)]
 pub struct TaskRun<'a> {
     /// What to do.
     pub task: Task,
+    /// Where to enqueue it, on a CUDA device; `None` on the host.
+    pub streams: Option<TaskStreams>,
     /// The pass to run forward.
     pub forward: Option<PassTensors<'a>>,
     /// The pass to run backward.
     pub backward: Option<PassTensors<'a>>,
+}
+
+/// The streams of a task: what it reads is there in their order, and the next task comes after what it enqueues there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskStreams {
+    /// A `CUstream` for computing.
+    pub compute: *mut c_void,
+    /// A `CUstream` of the highest priority for expert communication; NULL if the executor has none.
+    pub comm: *mut c_void,
 }
 
 /// A pass and its tensors. At the first stage `inputs` and `input_grads` are empty, at the last `outputs` and

@@ -1,48 +1,38 @@
 //! The host: tensors in ordinary memory, tasks on the thread that runs the rank.
 
 use std::alloc::Layout;
-use std::ffi::c_void;
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::Tensor;
+use super::slots::{Memory, Room, Slots};
+use super::{Device, Place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::execute::boundary::{Boundaries, TENSOR_ALIGNMENT};
-use crate::execute::fault::Notice;
-use crate::execute::rank::{Stop, World};
+use crate::execute::fault::{Fault, Notice};
+use crate::execute::rank::{Progress, RankMachine, Stop, World};
 use crate::execute::record::Recorder;
-use crate::execute::task::{PassTensors, TaskRun, TaskRunner};
+use crate::execute::task::TaskRunner;
+use crate::execute::transport::stream_ordered::wrong_size;
 use crate::execute::transport::{channel, tag, Request, Transfer, Transport};
-use crate::ids::{Microbatch, Rank};
-use crate::op::{Message, Op, Pass, StageCopy, Task};
-use crate::program::{BufferId, PassBuffers, Program};
-
-/// Memory that the caller brings for tensors, instead of the executor's own.
-pub trait Memory: Send {
-    /// Memory for a tensor that is to be received: aligned for its elements, with a word that comes back with it.
-    /// `Err` ends the step.
-    fn allocate(&mut self, tensor: &Tensor) -> std::result::Result<(NonNull<u8>, *mut c_void), String>;
-
-    /// The executor does not use the memory any more: what [`Memory::allocate`] gave, or what a task put into an
-    /// output. Called once for each.
-    fn release(&mut self, data: NonNull<u8>, owner: *mut c_void);
-}
+use crate::ids::Rank;
+use crate::op::{Message, Task};
+use crate::program::{BufferId, Program};
+use crate::timeline::Timeline;
 
 /// A rank's buffers and its end of the transport.
 pub(crate) struct Host {
+    program: Arc<Program>,
     transport: Box<dyn Transport>,
-    boundaries: Boundaries,
-    slots: Vec<Slot>,
-    memory: Option<Box<dyn Memory>>,
+    slots: Slots<Allocation>,
+    transfers: Vec<Transfers>,
     step: u16,
-    pub(crate) recorder: Recorder,
+    recorder: Recorder,
 }
 
-/// One buffer of the program.
-struct Slot {
-    boundary: StageCopy,
-    /// The executor's own memory for it, unless the caller brings his.
-    own: Option<Allocation>,
-    tensors: Vec<Tensor>,
+/// What is on its way into or out of one buffer.
+#[derive(Default)]
+struct Transfers {
     /// Of the tensors that are still being transferred, the request.
     requests: Vec<Option<Request>>,
     posted_ns: u64,
@@ -50,90 +40,33 @@ struct Slot {
 
 impl Host {
     pub(crate) fn new(
-        program: &Program,
+        program: Arc<Program>,
         boundaries: Boundaries,
-        mut transport: Box<dyn Transport>,
+        transport: Box<dyn Transport>,
         memory: Option<Box<dyn Memory>>,
     ) -> Result<Host> {
-        let mut slots = Vec::with_capacity(program.buffers().len());
-        for buffer in program.buffers() {
-            let (bytes, count) = boundaries.largest_after(buffer.boundary);
-            slots.push(Slot {
-                boundary: buffer.boundary,
-                own: if memory.is_none() { Some(Allocation::zeroed(bytes)?) } else { None },
-                tensors: Vec::with_capacity(count),
-                requests: Vec::with_capacity(count),
-                posted_ns: 0,
-            });
+        let slots = Slots::new(&program, Place::Host, boundaries, memory, Allocation::zeroed)?;
+        let transfers = (0..slots.len()).map(|_| Transfers::default()).collect();
+        let recorder = Recorder::new(&program);
+        let mut host = Host { program, transport, slots, transfers, step: 0, recorder };
+        host.reserve();
+        Ok(host)
+    }
+
+    fn reserve(&mut self) {
+        for (transfers, capacity) in self.transfers.iter_mut().zip(self.slots.capacities()) {
+            transfers.requests.reserve(capacity);
         }
-        transport.reserve(slots.iter().map(|slot| slot.tensors.capacity()).sum());
-        Ok(Host { transport, boundaries, slots, memory, step: 0, recorder: Recorder::new(program) })
-    }
-
-    /// Other shapes from the next step on.
-    pub(crate) fn set_boundaries(&mut self, boundaries: Boundaries) -> Result<()> {
-        for slot in &mut self.slots {
-            let (bytes, count) = boundaries.largest_after(slot.boundary);
-            if slot.own.as_ref().is_some_and(|own| own.layout.size() < bytes) {
-                slot.own = Some(Allocation::zeroed(bytes)?);
-            }
-            slot.tensors.reserve(count);
-            slot.requests.reserve(count);
-        }
-        self.transport.reserve(self.slots.iter().map(|slot| slot.tensors.capacity()).sum());
-        self.boundaries = boundaries;
-        Ok(())
-    }
-
-    pub(crate) fn start(&mut self) {
-        self.step = self.step.wrapping_add(1);
-        let now_ns = self.transport.now_ns();
-        self.recorder.start(now_ns);
-    }
-
-    pub(crate) fn transport(&mut self) -> &mut dyn Transport {
-        &mut *self.transport
-    }
-
-    /// Gives everything back, wherever the step stopped.
-    pub(crate) fn stop(&mut self) {
-        self.transport.withdraw();
-        (0..self.slots.len()).for_each(|i| self.release(i));
-    }
-
-    /// Lays the tensors of a micro-batch out in a buffer.
-    fn lay_out(&mut self, buffer: BufferId, microbatch: Microbatch) -> &mut Slot {
-        let slot = &mut self.slots[buffer.index()];
-        slot.tensors.clear();
-        let mut offset = 0;
-        for spec in self.boundaries.after(slot.boundary, microbatch) {
-            let mut tensor = Tensor::without_data(spec);
-            if let Some(own) = &slot.own {
-                // SAFETY: the allocation holds the largest micro-batch's tensors, aligned as here, and lives as long
-                // as the slot.
-                unsafe { tensor.adopt(own.data.add(offset), std::ptr::null_mut()) };
-            }
-            offset += tensor.bytes().next_multiple_of(TENSOR_ALIGNMENT);
-            slot.tensors.push(tensor);
-        }
-        slot
+        self.transport.reserve(self.slots.capacities().sum());
     }
 
     fn release(&mut self, index: usize) {
-        let slot = &mut self.slots[index];
-        if let Some(memory) = &mut self.memory {
-            for tensor in &slot.tensors {
-                if let Some(data) = tensor.data() {
-                    memory.release(data, tensor.owner());
-                }
-            }
-        }
-        slot.tensors.clear();
-        slot.requests.clear();
+        self.slots.release(index);
+        self.transfers[index].requests.clear();
     }
 
     fn transfer(&self, message: Message, peer: Rank, buffer: BufferId, tensor: usize) -> Transfer {
-        let t = &self.slots[buffer.index()].tensors[tensor];
+        let t = &self.slots.tensors(buffer)[tensor];
         Transfer {
             peer,
             channel: channel(message),
@@ -145,26 +78,74 @@ impl Host {
 
     /// When the message was sent, once all its tensors have been transferred.
     fn test(&mut self, peer: Rank, buffer: BufferId) -> std::result::Result<Option<u64>, Stop> {
-        let slot = &mut self.slots[buffer.index()];
-        let mut sent_ns = slot.posted_ns;
-        for (i, pending) in slot.requests.iter_mut().enumerate() {
+        let transfers = &mut self.transfers[buffer.index()];
+        let mut sent_ns = transfers.posted_ns;
+        for (i, pending) in transfers.requests.iter_mut().enumerate() {
             let Some(request) = *pending else { continue };
             let Some(completion) = self.transport.test(request, peer)? else { return Ok(None) };
             *pending = None;
-            let tensor = &mut slot.tensors[i];
+            let tensor = &mut self.slots.tensors_mut(buffer)[i];
             let expected = if tensor.is_present() { tensor.bytes() } else { 0 };
             if completion.bytes == 0 {
                 tensor.set_present(expected == 0 && tensor.is_present());
             } else if completion.bytes != expected {
-                let (got, rank) = (completion.bytes, peer);
-                let text = format!(
-                    "tensor {i} has {got} bytes, not {expected}: does rank {rank} have the same shapes?"
-                );
-                return Err(Stop::Transport(text));
+                return Err(wrong_size(i, completion.bytes, expected, peer));
             }
             sent_ns = completion.sent_ns.unwrap_or(sent_ns);
         }
         Ok(Some(sent_ns))
+    }
+}
+
+impl Device for Host {
+    fn set_boundaries(&mut self, boundaries: Boundaries) -> Result<()> {
+        self.slots.set_boundaries(boundaries, Allocation::zeroed)?;
+        self.reserve();
+        Ok(())
+    }
+
+    fn step(
+        &mut self,
+        machine: &mut RankMachine,
+        runner: &mut dyn TaskRunner,
+    ) -> std::result::Result<(), Fault> {
+        self.step = self.step.wrapping_add(1);
+        let now_ns = self.transport.now_ns();
+        self.recorder.start(now_ns);
+        loop {
+            match machine.advance(&mut HostWorld { host: self, runner: &mut *runner })? {
+                Progress::Finished => return Ok(()),
+                Progress::Waiting { deadline_ns, .. } => {
+                    let left_ns = deadline_ns.saturating_sub(self.transport.now_ns());
+                    self.transport.wait(Duration::from_nanos(left_ns));
+                }
+            }
+        }
+    }
+
+    fn synchronize(&mut self, _: Duration) -> std::result::Result<bool, Fault> {
+        Ok(true)
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        None
+    }
+
+    /// Gives everything back, wherever the step stopped.
+    fn fail(&mut self, notice: &Notice) {
+        self.transport.abort(notice);
+        self.stop();
+    }
+
+    fn timeline(&self) -> Result<Timeline> {
+        Ok(self.recorder.timeline(&self.program))
+    }
+}
+
+impl Host {
+    fn stop(&mut self) {
+        self.transport.withdraw();
+        (0..self.slots.len()).for_each(|i| self.release(i));
     }
 }
 
@@ -175,10 +156,9 @@ impl Drop for Host {
 }
 
 /// A host and the callback of the step: all that surrounds a rank.
-pub(crate) struct HostWorld<'a> {
-    pub(crate) host: &'a mut Host,
-    pub(crate) program: &'a Program,
-    pub(crate) runner: &'a mut dyn TaskRunner,
+struct HostWorld<'a> {
+    host: &'a mut Host,
+    runner: &'a mut dyn TaskRunner,
 }
 
 impl World for HostWorld<'_> {
@@ -189,25 +169,16 @@ impl World for HostWorld<'_> {
     fn receive(&mut self, message: Message, from: Rank, buffer: BufferId) -> std::result::Result<bool, Stop> {
         let host = &mut *self.host;
         // Freed buffers have no tensors: if there are some, the transport could not take all of them before.
-        if host.slots[buffer.index()].tensors.is_empty() {
-            let slot = host.lay_out(buffer, message.pass.microbatch);
-            let count = slot.tensors.len();
-            for i in 0..count {
-                let tensor = &mut host.slots[buffer.index()].tensors[i];
-                if let Some(memory) = host.memory.as_mut().filter(|_| tensor.bytes() > 0) {
-                    let (data, owner) = memory.allocate(tensor).map_err(Stop::Callback)?;
-                    // SAFETY: `Memory::allocate` promises memory for the tensor until it is released.
-                    unsafe { tensor.adopt(data, owner) };
-                }
-            }
-            host.slots[buffer.index()].posted_ns = host.transport.now_ns();
+        if host.slots.tensors(buffer).is_empty() {
+            host.slots.lay_out_receive(buffer, message.pass.microbatch)?;
+            host.transfers[buffer.index()].posted_ns = host.transport.now_ns();
         }
-        for i in host.slots[buffer.index()].requests.len()..host.slots[buffer.index()].tensors.len() {
+        for i in host.transfers[buffer.index()].requests.len()..host.slots.tensors(buffer).len() {
             let transfer = host.transfer(message, from, buffer, i);
             // SAFETY: the buffer belongs to this message until `free`, which comes after the transfer has ended, or
             // `stop`, which withdraws it first.
             match unsafe { host.transport.receive(transfer) }? {
-                Some(request) => host.slots[buffer.index()].requests.push(Some(request)),
+                Some(request) => host.transfers[buffer.index()].requests.push(Some(request)),
                 None => return Ok(false),
             }
         }
@@ -222,18 +193,19 @@ impl World for HostWorld<'_> {
     ) -> std::result::Result<bool, Stop> {
         let Some(sent_ns) = self.host.test(from, buffer)? else { return Ok(false) };
         let now_ns = self.host.transport.now_ns();
-        self.host.recorder.message(message, from, self.program.rank(), sent_ns, now_ns);
+        let rank = self.host.program.rank();
+        self.host.recorder.message(message, from, rank, sent_ns, now_ns);
         Ok(true)
     }
 
     fn send(&mut self, message: Message, to: Rank, buffer: BufferId) -> std::result::Result<bool, Stop> {
         let host = &mut *self.host;
-        for i in host.slots[buffer.index()].requests.len()..host.slots[buffer.index()].tensors.len() {
+        for i in host.transfers[buffer.index()].requests.len()..host.slots.tensors(buffer).len() {
             let transfer = host.transfer(message, to, buffer, i);
             // SAFETY: nobody writes to the buffer before `free`, which comes after the transfer has ended, or `stop`,
             // which withdraws it first.
             match unsafe { host.transport.send(transfer) }? {
-                Some(request) => host.slots[buffer.index()].requests.push(Some(request)),
+                Some(request) => host.transfers[buffer.index()].requests.push(Some(request)),
                 None => return Ok(false),
             }
         }
@@ -245,13 +217,11 @@ impl World for HostWorld<'_> {
     }
 
     fn run(&mut self, task: Task) -> std::result::Result<(), Stop> {
-        let start_ns = self.host.transport.now_ns();
-        let ran = match task {
-            Task::Op(op) => self.run_op(op),
-            Task::ReduceGrads(_) => self.call(TaskRun { task, forward: None, backward: None }),
-        };
-        let end_ns = self.host.transport.now_ns();
-        self.host.recorder.task(task, start_ns, end_ns);
+        let host = &mut *self.host;
+        let start_ns = host.transport.now_ns();
+        let ran = host.slots.run(&host.program, task, None, &mut *self.runner);
+        let end_ns = host.transport.now_ns();
+        host.recorder.task(task, start_ns, end_ns);
         ran
     }
 
@@ -261,87 +231,6 @@ impl World for HostWorld<'_> {
 
     fn notice(&mut self) -> Option<Notice> {
         self.host.transport.notice()
-    }
-}
-
-impl HostWorld<'_> {
-    fn run_op(&mut self, op: Op) -> std::result::Result<(), Stop> {
-        let (_, written) = self.program.reads_and_writes(op);
-        let made_by = [op.forward(), op.backward_input()];
-        for (buffer, pass) in written.into_iter().zip(made_by) {
-            if let (Some(buffer), Some(pass)) = (buffer, pass) {
-                self.host.lay_out(buffer, pass.microbatch);
-            }
-        }
-        let backward = op.backward_input().or(op.backward_weight());
-        let mut forward = op.forward().map(|pass| self.take(pass, op, true));
-        let mut backward = backward.map(|pass| self.take(pass, op, false));
-        let ran = self.call(TaskRun {
-            task: Task::Op(op),
-            forward: forward.as_mut().map(Taken::lend),
-            backward: backward.as_mut().map(Taken::lend),
-        });
-        [forward, backward].into_iter().flatten().for_each(|taken| self.put_back(taken));
-        ran?;
-        let kinds = [("output", true), ("input gradient", false)];
-        for (buffer, (name, is_activation)) in written.into_iter().zip(kinds) {
-            let Some(buffer) = buffer else { continue };
-            for (i, tensor) in self.host.slots[buffer.index()].tensors.iter().enumerate() {
-                if is_activation && !tensor.is_present() {
-                    return Err(Stop::Callback(format!("it left {name} {i} absent, only gradients may be")));
-                }
-                if tensor.is_present() && tensor.data().is_none() && tensor.bytes() > 0 {
-                    return Err(Stop::Callback(format!("it left {name} {i} without memory")));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn call(&mut self, mut run: TaskRun<'_>) -> std::result::Result<(), Stop> {
-        self.runner.run(&mut run).map_err(Stop::Callback)
-    }
-
-    /// Moves the tensors of a pass out of their slots, so that the task can have some of them to read, some to write.
-    fn take(&mut self, pass: Pass, op: Op, is_forward: bool) -> Taken {
-        let buffers = self.program.pass_buffers(pass);
-        let writes_grad = op.backward_input() == Some(pass);
-        let used = match is_forward {
-            true => PassBuffers { input: buffers.input, output: buffers.output, ..PassBuffers::default() },
-            false => PassBuffers {
-                output: None,
-                input_grad: buffers.input_grad.filter(|_| writes_grad),
-                ..buffers
-            },
-        };
-        let ids = [used.input, used.output, used.output_grad, used.input_grad];
-        let tensors = ids.map(|id| match id {
-            Some(id) => std::mem::take(&mut self.host.slots[id.index()].tensors),
-            None => Vec::new(),
-        });
-        Taken { pass, ids, tensors }
-    }
-
-    fn put_back(&mut self, taken: Taken) {
-        for (id, tensors) in taken.ids.into_iter().zip(taken.tensors) {
-            if let Some(id) = id {
-                self.host.slots[id.index()].tensors = tensors;
-            }
-        }
-    }
-}
-
-/// The tensors of a pass while its task runs: inputs, outputs, output gradients, input gradients.
-struct Taken {
-    pass: Pass,
-    ids: [Option<BufferId>; 4],
-    tensors: [Vec<Tensor>; 4],
-}
-
-impl Taken {
-    fn lend(&mut self) -> PassTensors<'_> {
-        let [inputs, outputs, output_grads, input_grads] = &mut self.tensors;
-        PassTensors { pass: self.pass, inputs, outputs, output_grads, input_grads }
     }
 }
 
@@ -362,6 +251,16 @@ impl Allocation {
         // SAFETY: the layout is not of size 0.
         let data = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).ok_or_else(too_large)?;
         Ok(Allocation { data, layout })
+    }
+}
+
+impl Room for Allocation {
+    fn data(&self) -> NonNull<u8> {
+        self.data
+    }
+
+    fn bytes(&self) -> usize {
+        self.layout.size()
     }
 }
 

@@ -48,6 +48,16 @@ pub struct Tensor {
     shape: [i64; DIMENSIONS_MAX],
     strides: [i64; DIMENSIONS_MAX],
     is_present: bool,
+    place: Place,
+}
+
+/// Where a tensor's elements are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In ordinary memory.
+    Host,
+    /// In the memory of a CUDA device, by its number: [`Tensor::data`] is a device address.
+    Cuda(u32),
 }
 
 // SAFETY: a tensor is a view that travels with its executor, which is used by one thread at a time.
@@ -55,7 +65,7 @@ unsafe impl Send for Tensor {}
 
 impl Tensor {
     /// A tensor of `spec` without memory.
-    pub(crate) fn without_data(spec: &TensorSpec) -> Tensor {
+    pub(crate) fn without_data(spec: &TensorSpec, place: Place) -> Tensor {
         let mut shape = [0; DIMENSIONS_MAX];
         shape[..spec.shape.len()].copy_from_slice(&spec.shape);
         let mut strides = [1; DIMENSIONS_MAX];
@@ -71,6 +81,7 @@ impl Tensor {
             shape,
             strides,
             is_present: true,
+            place,
         }
     }
 
@@ -92,6 +103,11 @@ impl Tensor {
     /// The word that came with adopted memory.
     pub fn owner(&self) -> *mut c_void {
         self.owner
+    }
+
+    /// Where its elements are.
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     /// Bytes of its elements.
@@ -124,7 +140,7 @@ impl Tensor {
         self.is_present = is_present;
     }
 
-    /// The elements; `None` if they are of another type, absent or without memory.
+    /// The elements; `None` if they are of another type, absent, without memory, or on a device.
     pub fn as_slice<T: Element>(&self) -> Option<&[T]> {
         let data = self.elements::<T>()?;
         // SAFETY: `adopt`'s caller promised memory for all elements; `Element` allows any bits; `elements` checked
@@ -140,7 +156,11 @@ impl Tensor {
     }
 
     fn elements<T: Element>(&self) -> Option<NonNull<T>> {
-        let data = self.data.filter(|_| self.is_present && self.dtype == T::DTYPE)?.cast::<T>();
+        let data = self.data.filter(|_| self.is_here::<T>())?.cast::<T>();
         data.is_aligned().then_some(data)
+    }
+
+    fn is_here<T: Element>(&self) -> bool {
+        self.is_present && self.place == Place::Host && self.dtype == T::DTYPE
     }
 }

@@ -1,7 +1,11 @@
 //! How messages get from rank to rank.
 
+mod hub;
 mod inproc;
+pub(crate) mod inproc_cuda;
 pub mod mailbox;
+pub mod nccl;
+pub(crate) mod stream_ordered;
 
 pub use inproc::{Inproc, InprocTransport};
 
@@ -102,4 +106,12 @@ pub fn tag(message: Message, step: u16, tensor: usize) -> u64 {
         (tensor as u64, 5),
     ];
     fields.iter().fold(step as u64, |tag, &(value, bits)| (tag << bits) | value)
+}
+
+/// Nanoseconds on the system's monotonic clock, which all processes of a machine share.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes to a local; it cannot fail for this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }

@@ -1,0 +1,139 @@
+//! A communicator of two ranks that does not block, and that may be aborted from another thread.
+
+use std::ffi::c_int;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::sys::{self, nccl, Nccl};
+use crate::error::Result;
+use crate::execute::fault::Notice;
+use crate::execute::rank::Stop;
+use crate::execute::transport::stream_ordered::{Line, Posted};
+use crate::ids::Rank;
+
+/// How often a communicator is asked whether it has done what it was told.
+pub(super) const POLL_PERIOD: Duration = Duration::from_micros(50);
+
+/// One end of a communicator.
+pub(super) struct Comm {
+    nccl: &'static Nccl,
+    pub(super) peer: Rank,
+    /// `None` once it has been aborted. Locked while NCCL is in a call, which does not block.
+    raw: Mutex<Option<Handle>>,
+}
+
+/// The communicator's name.
+#[derive(Clone, Copy)]
+struct Handle(sys::Comm);
+
+// SAFETY: a name; NCCL's functions may be called from any thread, one at a time, which the lock sees to.
+unsafe impl Send for Handle {}
+
+/// What NCCL answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Done,
+    InProgress,
+}
+
+impl Comm {
+    /// Begins to join `peer`; [`Comm::poll`] tells when it has come. The context of its device must be current.
+    pub(super) fn begin(peer: Rank, id: sys::UniqueId, rank: c_int, max_ctas: u32) -> Result<Comm> {
+        let nccl = nccl()?;
+        let mut config = sys::Config::new();
+        config.blocking = 0;
+        config.min_ctas = 1;
+        config.max_ctas = max_ctas as c_int;
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: writes to a local; NCCL copies the configuration.
+        let code = unsafe { (nccl.ncclCommInitRankConfig)(&mut raw, 2, id, rank, &mut config) };
+        let comm = Comm { nccl, peer, raw: Mutex::new(Some(Handle(raw))) };
+        match code {
+            sys::SUCCESS | sys::IN_PROGRESS => Ok(comm),
+            code => {
+                let text = nccl.say("ncclCommInitRankConfig", code, raw);
+                *comm.lock() = None;
+                Err(crate::Error::new(crate::ErrorKind::Transport, format!("nccl: with rank {peer}: {text}")))
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Handle>> {
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls NCCL with the communicator.
+    pub(super) fn call(&self, function: &str, call: impl FnOnce(&Nccl, sys::Comm) -> c_int) -> Posted<Answer> {
+        let raw = self.lock();
+        let Some(Handle(comm)) = *raw else {
+            return Err(Stop::Transport(format!("the communicator with rank {} was aborted", self.peer)));
+        };
+        match call(self.nccl, comm) {
+            sys::SUCCESS => Ok(Answer::Done),
+            sys::IN_PROGRESS => Ok(Answer::InProgress),
+            code => Err(Stop::Transport(self.nccl.say(function, code, comm))),
+        }
+    }
+
+    /// Whether it has done what it was told.
+    pub(super) fn poll(&self) -> Posted<Answer> {
+        self.call("ncclCommGetAsyncError", |nccl, comm| {
+            let mut state = sys::SUCCESS;
+            // SAFETY: the communicator lives; writes to a local.
+            match unsafe { (nccl.ncclCommGetAsyncError)(comm, &mut state) } {
+                sys::SUCCESS => state,
+                code => code,
+            }
+        })
+    }
+
+    /// Ends it, whatever it is doing, here and on the device.
+    pub(super) fn abort(&self) {
+        if let Some(Handle(comm)) = self.lock().take() {
+            // SAFETY: it lived, and nobody has it any more. What it returns does not matter.
+            let _ = unsafe { (self.nccl.ncclCommAbort)(comm) };
+        }
+    }
+
+    /// Ends it when all that it was told is done, or aborts it after `timeout`.
+    pub(super) fn end(&self, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
+        // SAFETY: the communicator lives.
+        let mut answer = self.call("ncclCommFinalize", |nccl, comm| unsafe { (nccl.ncclCommFinalize)(comm) });
+        while answer == Ok(Answer::InProgress) && Instant::now() < deadline {
+            std::thread::sleep(POLL_PERIOD);
+            answer = self.poll();
+        }
+        if answer != Ok(Answer::Done) {
+            return self.abort();
+        }
+        if let Some(Handle(comm)) = self.lock().take() {
+            // SAFETY: it lived, and nobody has it any more.
+            let _ = unsafe { (self.nccl.ncclCommDestroy)(comm) };
+        }
+    }
+}
+
+/// All communicators of a rank.
+pub(super) struct Comms {
+    pub(super) comms: Vec<Arc<Comm>>,
+}
+
+impl Line for Comms {
+    fn failure(&self) -> Option<(Option<Rank>, String)> {
+        let failed = |comm: &Arc<Comm>| match comm.poll() {
+            Err(Stop::Transport(text)) => Some((Some(comm.peer), format!("{text}, with rank {}", comm.peer))),
+            _ => None,
+        };
+        self.comms.iter().find_map(failed)
+    }
+
+    /// NCCL has no words for the others: they find out by their deadlines.
+    fn notice(&self) -> Option<Notice> {
+        None
+    }
+
+    fn abort(&self, _: &Notice) {
+        self.comms.iter().for_each(|comm| comm.abort());
+    }
+}

@@ -1,0 +1,361 @@
+//! One rank's communicators and streams, and what has been asked of them.
+
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::comm::{Answer, Comm, Comms, POLL_PERIOD};
+use super::header::Headers;
+use super::sys;
+use super::{links, NcclOptions, NCCL_CTAS_MAX, NCCL_ID_BYTES};
+use crate::error::{in_range, Error, ErrorKind, Result};
+use crate::execute::device::cuda::abort;
+use crate::execute::device::cuda::context::Context;
+use crate::execute::device::cuda::stream::{Event, Mark, Stream};
+use crate::execute::fault::Notice;
+use crate::execute::rank::Stop;
+use crate::execute::transport::monotonic_ns;
+use crate::execute::transport::stream_ordered::{
+    key, Arrival, Line, Part, Posted, ReceiveMessage, SendMessage, StreamTransport,
+};
+use crate::ids::Rank;
+use crate::placement::Placement;
+
+/// One rank's end of NCCL.
+pub(crate) struct NcclTransport {
+    context: Arc<Context>,
+    comms: Arc<Comms>,
+    ends: Vec<End>,
+    /// By buffer: what has come into it, and when what was sent from it is out.
+    arrivals: Vec<Option<(Arrival, Vec<Part>)>>,
+    taken: Vec<Option<Mark>>,
+    spare: Vec<Vec<Part>>,
+    timeout: Duration,
+    exchanges_shapes: bool,
+}
+
+/// One way between this rank and another.
+struct End {
+    peer: Rank,
+    is_send: bool,
+    comm: Arc<Comm>,
+    stream: Stream,
+    headers: Option<Headers>,
+    /// What has not been enqueued yet, in order; the first is being, if `stage` says so.
+    queue: VecDeque<Message>,
+    stage: Stage,
+}
+
+/// How far the first message of the queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Waiting,
+    /// NCCL is enqueuing the header.
+    Header,
+    /// The header has been asked for, and is read when it is there.
+    HeaderComing,
+    /// NCCL is enqueuing the tensors.
+    Tensors,
+}
+
+struct Message {
+    buffer: usize,
+    parts: Vec<Part>,
+    after: Option<Mark>,
+    begun: Option<Arc<Event>>,
+    done: Arc<Event>,
+    instruction: usize,
+}
+
+impl NcclTransport {
+    /// Joins the other ranks that `rank` has messages with, all of which must come within `timeout`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`], [`ErrorKind::Unavailable`], [`ErrorKind::Timeout`], [`ErrorKind::Transport`].
+    pub(crate) fn new(
+        context: &Arc<Context>,
+        placement: &Placement,
+        rank: Rank,
+        options: &NcclOptions,
+        timeout: Duration,
+    ) -> Result<NcclTransport> {
+        in_range("nccl", "max_ctas", options.max_ctas, 1..=NCCL_CTAS_MAX)?;
+        let links = links(placement);
+        let (given, needed) = (options.unique_id.len(), links.len() * NCCL_ID_BYTES);
+        if given != needed {
+            let range = format!("must be {needed} for the {} links of this placement", links.len());
+            return Err(Error::argument("nccl", "the length of unique_id", given, range));
+        }
+        sys::nccl()?;
+        let device_error = |why: crate::execute::device::cuda::sys::DriverError| Error::from(why);
+        let _entered = context.enter().map_err(device_error)?;
+        let mut transport = NcclTransport {
+            context: Arc::clone(context),
+            comms: Arc::new(Comms { comms: Vec::new() }),
+            ends: Vec::new(),
+            arrivals: Vec::new(),
+            taken: Vec::new(),
+            spare: Vec::new(),
+            timeout,
+            exchanges_shapes: options.exchanges_shapes,
+        };
+        let mut comms = Vec::new();
+        for ((from, to), id) in links.into_iter().zip(options.unique_id.chunks_exact(NCCL_ID_BYTES)) {
+            let (peer, is_send) = match (from == rank, to == rank) {
+                (true, _) => (to, true),
+                (_, true) => (from, false),
+                _ => continue,
+            };
+            let mut unique = sys::UniqueId([0; NCCL_ID_BYTES]);
+            unique.0.copy_from_slice(id);
+            let comm = Arc::new(Comm::begin(peer, unique, c_int::from(!is_send), options.max_ctas)?);
+            comms.push(Arc::clone(&comm));
+            let key = if is_send { key::send_to(peer) } else { key::receive_from(peer) };
+            let stream = Stream::new(context, key, true).map_err(device_error)?;
+            let (queue, stage) = (VecDeque::new(), Stage::Waiting);
+            transport.ends.push(End { peer, is_send, comm, stream, headers: None, queue, stage });
+        }
+        transport.comms = Arc::new(Comms { comms });
+        transport.join(rank)?;
+        Ok(transport)
+    }
+
+    /// Waits until all peers have come.
+    fn join(&self, rank: Rank) -> Result<()> {
+        let deadline = Instant::now() + self.timeout;
+        for comm in &self.comms.comms {
+            loop {
+                let (kind, text) = match comm.poll() {
+                    Ok(Answer::Done) => break,
+                    Ok(Answer::InProgress) if Instant::now() < deadline => {
+                        std::thread::sleep(POLL_PERIOD);
+                        continue;
+                    }
+                    Ok(Answer::InProgress) => {
+                        let text = format!("it has not come within {:?}", self.timeout);
+                        (ErrorKind::Timeout, text)
+                    }
+                    Err(Stop::Transport(text)) => (ErrorKind::Transport, text),
+                    Err(_) => (ErrorKind::Transport, "it failed".into()),
+                };
+                let text = format!("nccl: rank {rank} waited for rank {}: {text}", comm.peer);
+                let line = Arc::clone(&self.comms) as Arc<dyn Line>;
+                abort(&line, &Notice { rank, text: text.clone() });
+                return Err(Error::new(kind, text));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, peer: Rank, is_send: bool) -> Posted<&mut End> {
+        let found = self.ends.iter_mut().find(|end| end.peer == peer && end.is_send == is_send);
+        found.ok_or_else(|| Stop::Transport(format!("there is no link with rank {peer}")))
+    }
+
+    fn list(&mut self, parts: &[Part]) -> Vec<Part> {
+        let mut list = self.spare.pop().unwrap_or_default();
+        list.clear();
+        list.extend_from_slice(parts);
+        list
+    }
+
+    /// Gets every end on as far as it goes without waiting.
+    fn progress(&mut self) -> Posted<()> {
+        let NcclTransport { ends, arrivals, taken, spare, .. } = self;
+        for end in ends {
+            while let Some((message, mark)) = end.advance()? {
+                let Message { buffer, parts, instruction, .. } = message;
+                match end.is_send {
+                    true => {
+                        taken[buffer] = Some(mark);
+                        spare.push(parts);
+                    }
+                    false => arrivals[buffer] = Some((Arrival { mark, instruction }, parts)),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl End {
+    /// Gets the first message on; returns it once all of it is enqueued.
+    fn advance(&mut self) -> Posted<Option<(Message, Mark)>> {
+        while let Some(message) = self.queue.front_mut() {
+            let is_busy = matches!(self.stage, Stage::Header | Stage::Tensors);
+            if is_busy && self.comm.poll()? == Answer::InProgress {
+                return Ok(None);
+            }
+            let next = match (self.stage, &mut self.headers) {
+                (Stage::Waiting, Some(headers)) if self.is_send && !headers.is_free(message.buffer)? => {
+                    return Ok(None);
+                }
+                (Stage::Waiting, headers) => {
+                    message.after.iter().try_for_each(|mark| self.stream.wait(mark))?;
+                    match headers {
+                        Some(headers) => {
+                            let (buffer, parts) = (message.buffer, &message.parts);
+                            let answer =
+                                headers.exchange(&self.comm, &self.stream, buffer, parts, self.is_send)?;
+                            (answer, Stage::Header)
+                        }
+                        None => (self.transfer()?, Stage::Tensors),
+                    }
+                }
+                (Stage::Header, Some(headers)) if !self.is_send => {
+                    headers.fetch(&self.stream, message.buffer)?;
+                    (Answer::Done, Stage::HeaderComing)
+                }
+                (Stage::HeaderComing, Some(headers)) => {
+                    if !headers.read(message.buffer, &mut message.parts, self.peer)? {
+                        return Ok(None);
+                    }
+                    (self.transfer()?, Stage::Tensors)
+                }
+                (Stage::Header | Stage::HeaderComing, _) => (self.transfer()?, Stage::Tensors),
+                (Stage::Tensors, _) => {
+                    self.stage = Stage::Waiting;
+                    let Some(message) = self.queue.pop_front() else { return Ok(None) };
+                    let mark = self.stream.mark(&message.done)?;
+                    return Ok(Some((message, mark)));
+                }
+            };
+            let (answer, stage) = next;
+            self.stage = stage;
+            if answer == Answer::InProgress {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Enqueues the tensors of the first message: one group, on the other side as well.
+    fn transfer(&self) -> Posted<Answer> {
+        let Some(message) = self.queue.front() else { return Ok(Answer::Done) };
+        if let Some(begun) = &message.begun {
+            begun.record(&self.stream)?;
+        }
+        let peer = c_int::from(self.is_send);
+        let stream = self.stream.raw();
+        self.comm.call("ncclGroupEnd", |nccl, comm| {
+            // SAFETY: the communicator and the stream live; each part is memory that the contracts of
+            // `StreamTransport::send` and `receive` leave alone until the stream has done it, or it is aborted.
+            unsafe {
+                let mut code = (nccl.ncclGroupStart)();
+                for part in message.parts.iter().filter(|part| part.is_present && part.bytes > 0) {
+                    let data: *mut std::ffi::c_void = std::ptr::with_exposed_provenance_mut(part.address as usize);
+                    if matches!(code, sys::SUCCESS | sys::IN_PROGRESS) {
+                        code = match self.is_send {
+                            true => (nccl.ncclSend)(data, part.bytes, sys::UINT8, peer, comm, stream),
+                            false => (nccl.ncclRecv)(data, part.bytes, sys::UINT8, peer, comm, stream),
+                        };
+                    }
+                }
+                // A group that was begun has to be ended, whatever became of it.
+                match ((nccl.ncclGroupEnd)(), code) {
+                    (end, sys::SUCCESS | sys::IN_PROGRESS) => end,
+                    (_, code) => code,
+                }
+            }
+        })
+    }
+}
+
+impl StreamTransport for NcclTransport {
+    fn now_ns(&self) -> u64 {
+        monotonic_ns()
+    }
+
+    fn reserve(&mut self, buffers: usize, tensors: usize) -> Result<()> {
+        self.arrivals = (0..buffers).map(|_| None).collect();
+        self.taken = vec![None; buffers];
+        self.spare = (0..buffers).map(|_| Vec::with_capacity(tensors)).collect();
+        for end in &mut self.ends {
+            end.queue.reserve(buffers);
+            end.headers = match self.exchanges_shapes {
+                true => Some(Headers::new(&self.context, buffers, tensors)?),
+                false => None,
+            };
+        }
+        Ok(())
+    }
+
+    fn start(&mut self) {
+        self.ends.iter_mut().for_each(|end| end.stream.forget());
+    }
+
+    unsafe fn receive(&mut self, receive: ReceiveMessage<'_>) -> Posted<bool> {
+        let parts = self.list(receive.parts);
+        self.end(receive.peer, false)?.queue.push_back(Message {
+            buffer: receive.buffer,
+            parts,
+            after: receive.free.cloned(),
+            begun: receive.begun.cloned(),
+            done: Arc::clone(receive.arrived),
+            instruction: receive.instruction,
+        });
+        self.progress()?;
+        Ok(true)
+    }
+
+    fn received(&mut self, buffer: usize, _: Rank, parts: &mut [Part]) -> Posted<Option<Arrival>> {
+        self.progress()?;
+        let Some((arrival, got)) = self.arrivals[buffer].take() else { return Ok(None) };
+        parts.iter_mut().zip(&got).for_each(|(part, got)| *part = *got);
+        self.spare.push(got);
+        Ok(Some(arrival))
+    }
+
+    unsafe fn send(&mut self, send: SendMessage<'_>) -> Posted<bool> {
+        if let Some(absent) = send.parts.iter().position(|part| !part.is_present) {
+            if !self.exchanges_shapes {
+                let text = format!("gradient {absent} is absent, which only exchanges_shapes lets NCCL tell");
+                return Err(Stop::Transport(text));
+            }
+        }
+        let parts = self.list(send.parts);
+        self.taken[send.buffer] = None;
+        self.end(send.peer, true)?.queue.push_back(Message {
+            buffer: send.buffer,
+            parts,
+            after: Some(send.written.clone()),
+            begun: None,
+            done: Arc::clone(send.sent),
+            instruction: 0,
+        });
+        self.progress()?;
+        Ok(true)
+    }
+
+    fn taken(&mut self, buffer: usize, _: Rank) -> Posted<Option<Mark>> {
+        self.progress()?;
+        Ok(self.taken[buffer].clone())
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        std::thread::sleep(timeout.min(POLL_PERIOD));
+    }
+
+    fn notice(&mut self) -> Option<Notice> {
+        None
+    }
+
+    fn line(&self) -> Arc<dyn Line> {
+        Arc::clone(&self.comms) as Arc<dyn Line>
+    }
+
+    fn withdraw(&mut self, pending: &mut Vec<Arc<Event>>) {
+        for end in &mut self.ends {
+            end.queue.clear();
+            // Behind all that the stream still has to do.
+            pending.extend(Event::new(&self.context, false).ok().filter(|last| last.record(&end.stream).is_ok()));
+        }
+    }
+}
+
+impl Drop for NcclTransport {
+    fn drop(&mut self) {
+        self.comms.comms.iter().for_each(|comm| comm.end(self.timeout.min(Duration::from_secs(5))));
+    }
+}
