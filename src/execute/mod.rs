@@ -11,10 +11,11 @@ mod threads;
 pub mod transport;
 
 pub use boundary::{Boundaries, DType, TensorSpec};
-pub use device::cuda::CudaOptions;
+pub use device::cuda::{available as cuda_available, CudaInfo, CudaOptions, GraphState};
 pub use device::{Memory, Place, Tensor};
 pub use task::{PassTensors, TaskRun, TaskRunner, TaskStreams};
 pub use threads::{run_ranks, Worker};
+pub use transport::nccl::{nccl_unique_id, nccl_version, NcclOptions};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use device::Device;
 use fault::{Cause, Fault};
 use rank::RankMachine;
 use transport::inproc_cuda::InprocCuda;
-use transport::nccl::{NcclOptions, NcclTransport};
+use transport::nccl::NcclTransport;
 use transport::{Inproc, Transport};
 
 /// Longest deadline of a wait: a day.
@@ -108,12 +109,22 @@ impl Executor {
     ) -> Result<Executor> {
         let Options { boundaries, timeout, memory } = options;
         check_timeout(timeout)?;
+        let with = match () {
+            _ if !cuda.uses_graph => None,
+            _ if memory.is_some() => Some("memory of the caller's: a graph has the addresses of its capture"),
+            _ if cuda.exchanges_shapes => Some("exchanges_shapes: a graph has the shapes of its capture"),
+            _ => None,
+        };
+        if let Some(with) = with {
+            return Err(Error::argument("executor", "uses_graph", 1, format!("must be 0 with {with}")));
+        }
         let program = program.into();
         let (rank, placement) = (program.rank(), program.placement());
         let connect = |context: &_| match link {
             CudaLink::Inproc(inproc) => Ok(Box::new(InprocCuda::new(&inproc, rank, context)?) as Box<_>),
             CudaLink::Nccl(nccl) => {
-                let transport = NcclTransport::new(context, placement, rank, &nccl, timeout)?;
+                let transport =
+                    NcclTransport::new(context, placement, rank, &nccl, cuda.exchanges_shapes, timeout)?;
                 Ok(Box::new(transport) as Box<_>)
             }
         };
@@ -184,6 +195,11 @@ impl Executor {
     fn fail(&mut self, fault: Fault) {
         self.device.fail(&fault.notice());
         self.fault = Some(fault);
+    }
+
+    /// How far steps are from being launched as one CUDA graph ([`CudaOptions::uses_graph`]).
+    pub fn graph(&self) -> GraphState {
+        self.device.graph()
     }
 
     /// Why the executor failed, if it did.

@@ -225,6 +225,11 @@ impl RankMachine {
         })
     }
 
+    /// A fault at the instruction that the rank is at, whatever the world said.
+    pub(crate) fn fault_of_stop(&self, stop: Stop) -> Fault {
+        self.fault(stop, None, None)
+    }
+
     /// A fault at the instruction that the rank is at.
     pub(crate) fn fault_of(&self, cause: Cause) -> Fault {
         let instruction = self.program.instructions().get(self.at);

@@ -5,6 +5,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cuda::GraphState;
 use super::slots::{Memory, Room, Slots};
 use super::{Device, Place};
 use crate::error::{Error, ErrorKind, Result};
@@ -135,6 +136,10 @@ impl Device for Host {
     fn fail(&mut self, notice: &Notice) {
         self.transport.abort(notice);
         self.stop();
+    }
+
+    fn graph(&self) -> GraphState {
+        GraphState::Off
     }
 
     fn timeline(&self) -> Result<Timeline> {

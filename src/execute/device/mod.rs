@@ -16,6 +16,7 @@ use super::rank::RankMachine;
 use super::task::TaskRunner;
 use crate::error::Result;
 use crate::timeline::Timeline;
+use cuda::GraphState;
 
 /// What an executor runs its program on.
 pub(crate) trait Device: Send {
@@ -37,6 +38,9 @@ pub(crate) trait Device: Send {
 
     /// Stops wherever the step is, tells the other ranks, and leaves all memory alone. It does not wait for ever.
     fn fail(&mut self, notice: &Notice);
+
+    /// How far it is from launching whole steps.
+    fn graph(&self) -> GraphState;
 
     /// What the rank did in its last step.
     fn timeline(&self) -> Result<Timeline>;

@@ -43,6 +43,8 @@ pub struct Tensor {
     data: Option<NonNull<u8>>,
     owner: *mut c_void,
     bytes: usize,
+    /// Bytes that were agreed.
+    room: usize,
     dtype: DType,
     num_dimensions: usize,
     shape: [i64; DIMENSIONS_MAX],
@@ -66,16 +68,12 @@ unsafe impl Send for Tensor {}
 impl Tensor {
     /// A tensor of `spec` without memory.
     pub(crate) fn without_data(spec: &TensorSpec, place: Place) -> Tensor {
-        let mut shape = [0; DIMENSIONS_MAX];
-        shape[..spec.shape.len()].copy_from_slice(&spec.shape);
-        let mut strides = [1; DIMENSIONS_MAX];
-        for i in (1..spec.shape.len()).rev() {
-            strides[i - 1] = strides[i] * shape[i].max(1);
-        }
+        let (shape, strides) = row_major(&spec.shape);
         Tensor {
             data: None,
             owner: std::ptr::null_mut(),
             bytes: spec.bytes(),
+            room: spec.bytes(),
             dtype: spec.dtype,
             num_dimensions: spec.shape.len(),
             shape,
@@ -113,6 +111,31 @@ impl Tensor {
     /// Bytes of its elements.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Makes it smaller, or as large again as was agreed: for an output of this micro-batch, where shapes are exchanged
+    /// ([`crate::execute::CudaOptions::exchanges_shapes`]).
+    ///
+    /// # Errors
+    /// Another number of dimensions, a negative one, or more bytes than agreed.
+    pub fn set_shape(&mut self, shape: &[i64]) -> Result<(), String> {
+        let wrong = |why: &str| Err(format!("shape {shape:?} {why}, {:?} was agreed", self.shape()));
+        if shape.len() != self.num_dimensions {
+            return wrong("has another number of dimensions");
+        }
+        if shape.iter().any(|&n| n < 0) {
+            return wrong("is negative");
+        }
+        let bits = usize::from(self.dtype.bits) * usize::from(self.dtype.lanes);
+        let product = shape.iter().try_fold(bits, |product, &n| product.checked_mul(n as usize));
+        match product.map(|bits| bits.div_ceil(8)).filter(|&bytes| bytes <= self.room) {
+            None => wrong("is larger than agreed"),
+            Some(bytes) => {
+                self.bytes = bytes;
+                (self.shape, self.strides) = row_major(shape);
+                Ok(())
+            }
+        }
     }
 
     /// Its element type.
@@ -163,4 +186,14 @@ impl Tensor {
     fn is_here<T: Element>(&self) -> bool {
         self.is_present && self.place == Place::Host && self.dtype == T::DTYPE
     }
+}
+
+/// The shape with room for the dimensions that there are not, and the strides of its rows.
+fn row_major(dimensions: &[i64]) -> ([i64; DIMENSIONS_MAX], [i64; DIMENSIONS_MAX]) {
+    let (mut shape, mut strides) = ([0; DIMENSIONS_MAX], [1; DIMENSIONS_MAX]);
+    shape[..dimensions.len()].copy_from_slice(dimensions);
+    for i in (1..dimensions.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i].max(1);
+    }
+    (shape, strides)
 }

@@ -12,6 +12,7 @@ use super::inproc_cuda::Outgoing;
 use super::mailbox::{Key, Mailbox};
 use super::{Completion, Request, Transfer, Transport};
 use crate::error::Result;
+use crate::execute::device::cuda::graph::Gather;
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
 use crate::ids::Rank;
@@ -22,6 +23,7 @@ use crate::ids::Rank;
 #[derive(Clone, Debug)]
 pub struct Inproc {
     pub(super) hub: Arc<Hub<Mail>>,
+    pub(super) gather: Arc<Gather>,
 }
 
 /// What has been put down for a rank: of its kind's messages.
@@ -35,7 +37,7 @@ pub(super) struct Mail {
 impl Inproc {
     /// For `num_ranks` ranks, at least 1.
     pub fn new(num_ranks: usize) -> Result<Inproc> {
-        Ok(Inproc { hub: Arc::new(Hub::new(num_ranks)?) })
+        Ok(Inproc { hub: Arc::new(Hub::new(num_ranks)?), gather: Arc::new(Gather::new(num_ranks)) })
     }
 
     /// How many ranks it joins.

@@ -20,9 +20,13 @@ use std::time::Duration;
 use super::hub::{lock, Hub, Kind, Seat};
 use super::inproc::{Inproc, Mail};
 use super::mailbox::Key;
-use super::stream_ordered::{key, wrong_size, Arrival, Line, Part, Posted, ReceiveMessage, SendMessage, StreamTransport};
+use super::stream_ordered::{
+    key, wrong_size, Arrival, Line, Part, Posted, ReceiveMessage, SendMessage, StreamTransport,
+};
 use crate::error::Result;
 use crate::execute::device::cuda::context::Context;
+use crate::execute::device::cuda::events::Trace;
+use crate::execute::device::cuda::graph::Gather;
 use crate::execute::device::cuda::stream::{Event, Mark, Stream};
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
@@ -53,7 +57,7 @@ struct Incoming {
     buffer: usize,
     parts: Vec<Part>,
     free: Option<Mark>,
-    begun: Option<Arc<Event>>,
+    trace: Trace,
     arrived: Arc<Event>,
     instruction: usize,
 }
@@ -70,6 +74,7 @@ struct Neighbour {
 /// One rank's end of an [`Inproc`] on a device.
 pub(crate) struct InprocCuda {
     seat: Seat<Mail>,
+    gather: Arc<Gather>,
     context: Arc<Context>,
     neighbours: Vec<Neighbour>,
     /// By buffer: what it is being sent by, and what has come into it.
@@ -88,6 +93,7 @@ impl InprocCuda {
         let seat = Seat::take(&inproc.hub, rank, Kind::Cuda)?;
         Ok(InprocCuda {
             seat,
+            gather: Arc::clone(&inproc.gather),
             context: Arc::clone(context),
             neighbours: Vec::new(),
             outgoing: Vec::new(),
@@ -105,6 +111,16 @@ impl InprocCuda {
         let posted = VecDeque::with_capacity(self.outgoing.len());
         self.neighbours.push(Neighbour { rank: peer, receive, posted, has_peer_access: false });
         Ok(self.neighbours.len() - 1)
+    }
+
+    /// Takes back what has not been picked up, here and at the peers.
+    fn forget(&mut self) {
+        let (hub, rank) = (self.seat.hub(), self.seat.rank());
+        for receiver in 0..hub.num_ranks() {
+            hub.mailbox(Rank::from_index(receiver)).outgoing.retain(|(key, _)| key.from != rank);
+        }
+        self.neighbours.iter_mut().for_each(|neighbour| neighbour.posted.clear());
+        self.arrivals.fill_with(|| None);
     }
 
     /// Picks up what has been put down for this rank, as far as its receives have been posted.
@@ -148,9 +164,7 @@ impl Neighbour {
         for mark in incoming.free.iter().chain(&sent.written) {
             self.receive.wait(mark)?;
         }
-        if let Some(begun) = &incoming.begun {
-            begun.record(&self.receive)?;
-        }
+        incoming.trace.begin(&self.receive)?;
         for (i, (from, to)) in sent.parts.iter().zip(&incoming.parts).enumerate() {
             if from.is_present && from.bytes > to.bytes {
                 return Err(wrong_size(i, from.bytes, to.bytes, self.rank));
@@ -161,6 +175,7 @@ impl Neighbour {
                 unsafe { self.receive.copy(to.address, from.address, context, from.bytes) }?;
             }
         }
+        incoming.trace.end(&self.receive)?;
         Ok(self.receive.mark(&incoming.arrived)?)
     }
 }
@@ -183,8 +198,14 @@ impl StreamTransport for InprocCuda {
         Ok(())
     }
 
-    fn start(&mut self) {
+    /// Its streams first wait for what the peer has written, which puts them into the peer's capture.
+    fn start(&mut self, _: Option<&Mark>) {
+        self.forget();
         self.neighbours.iter_mut().for_each(|neighbour| neighbour.receive.forget());
+    }
+
+    fn gather(&self) -> (Arc<Gather>, bool) {
+        (Arc::clone(&self.gather), self.seat.rank().0 == 0)
     }
 
     unsafe fn receive(&mut self, receive: ReceiveMessage<'_>) -> Posted<bool> {
@@ -197,7 +218,7 @@ impl StreamTransport for InprocCuda {
             buffer: receive.buffer,
             parts,
             free: receive.free.cloned(),
-            begun: receive.begun.cloned(),
+            trace: receive.trace,
             arrived: Arc::clone(receive.arrived),
             instruction: receive.instruction,
         });
@@ -262,17 +283,15 @@ impl StreamTransport for InprocCuda {
     }
 
     fn withdraw(&mut self, pending: &mut Vec<Arc<Event>>) {
-        let (hub, rank) = (self.seat.hub(), self.seat.rank());
-        for receiver in 0..hub.num_ranks() {
-            hub.mailbox(Rank::from_index(receiver)).outgoing.retain(|(key, _)| key.from != rank);
-        }
+        self.forget();
         for outgoing in &self.outgoing {
             pending.extend(lock(&outgoing.state).taken.take().map(|mark| mark.event));
         }
-        for neighbour in &mut self.neighbours {
-            neighbour.posted.clear();
+        for neighbour in &self.neighbours {
             // Behind all that the stream still has to do.
-            pending.extend(Event::new(&self.context, false).ok().filter(|last| last.record(&neighbour.receive).is_ok()));
+            pending.extend(
+                Event::new(&self.context, false).ok().filter(|last| last.record(&neighbour.receive).is_ok()),
+            );
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::execute::boundary::DIMENSIONS_MAX;
+use crate::execute::device::cuda::events::Trace;
+use crate::execute::device::cuda::graph::Gather;
 use crate::execute::device::cuda::stream::{Event, Mark, StreamKey};
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
@@ -27,8 +29,6 @@ pub(crate) struct Part {
 pub(crate) struct SendMessage<'a> {
     /// To whom.
     pub(crate) peer: Rank,
-    /// Direction and kind.
-    pub(crate) channel: u32,
     /// The tag of its first tensor; the others' follow.
     pub(crate) tag: u64,
     /// Which of the rank's buffers it is in.
@@ -46,8 +46,6 @@ pub(crate) struct SendMessage<'a> {
 pub(crate) struct ReceiveMessage<'a> {
     /// From whom.
     pub(crate) peer: Rank,
-    /// Direction and kind.
-    pub(crate) channel: u32,
     /// The tag of its first tensor; the others' follow.
     pub(crate) tag: u64,
     /// Which of the rank's buffers it goes to.
@@ -56,8 +54,8 @@ pub(crate) struct ReceiveMessage<'a> {
     pub(crate) parts: &'a [Part],
     /// When the room is free; `None` if it is.
     pub(crate) free: Option<&'a Mark>,
-    /// To be recorded right before it is transferred, if that is to be known.
-    pub(crate) begun: Option<&'a Arc<Event>>,
+    /// To be told when the transfer begins and ends.
+    pub(crate) trace: Trace,
     /// To be recorded when it is there.
     pub(crate) arrived: &'a Arc<Event>,
     /// At which instruction of the program.
@@ -86,8 +84,12 @@ pub(crate) trait StreamTransport: Send {
     /// many tensors a message has at most.
     fn reserve(&mut self, buffers: usize, tensors: usize) -> Result<()>;
 
-    /// A step begins: all that was enqueued before is done.
-    fn start(&mut self);
+    /// A step begins: all that was enqueued before is done, and what is left of it is forgotten. In a capture, streams
+    /// of its own come after `fork` before anything else.
+    fn start(&mut self, fork: Option<&Mark>);
+
+    /// Where the ranks whose steps are captured as one graph meet, and whether this one leads.
+    fn gather(&self) -> (Arc<Gather>, bool);
 
     /// Posts a receive; `false` if it cannot yet.
     ///

@@ -44,11 +44,6 @@ impl Context {
         self.driver
     }
 
-    /// The device's number, from 0.
-    pub(crate) fn ordinal(&self) -> usize {
-        self.ordinal
-    }
-
     pub(crate) fn raw(&self) -> CUcontext {
         self.raw
     }
@@ -70,8 +65,9 @@ impl Context {
         }
         let mut context = std::ptr::null_mut();
         // SAFETY: the caller's, and a local.
-        unsafe { self.driver.cuStreamGetCtx(stream, &mut context) }
-            .map_err(|why| Error::new(ErrorKind::InvalidArgument, format!("cuda: {name} is no stream: {why}")))?;
+        unsafe { self.driver.cuStreamGetCtx(stream, &mut context) }.map_err(|why| {
+            Error::new(ErrorKind::InvalidArgument, format!("cuda: {name} is no stream: {why}"))
+        })?;
         if context != self.raw {
             let text = format!("cuda: {name} is not of device {}'s primary context", self.ordinal);
             return Err(Error::new(ErrorKind::InvalidArgument, text));

@@ -4,8 +4,9 @@
 //! sys        the driver's functions, looked up at run time        context   a device's primary context, borrowed
 //! stream     streams, events, who has waited for what             memory    device memory, pinned host memory
 //! events     the events of a step                                 world     what an instruction enqueues
-//! rank       a rank on a device: steps, ends, failures            watch     the watchdog
-//! clock      when tasks ran, by events
+//! rank       a rank on a device: its parts, its end, its failures watch     the watchdog
+//! step       how a step is enqueued, captured, launched
+//! clock      when tasks ran, by events                         graph      a whole step captured and launched again
 //! ```
 //!
 //! A step is enqueued by the same state machine that runs it on the host ([`crate::execute::rank`]): what it waits for
@@ -13,15 +14,18 @@
 
 mod clock;
 pub(crate) mod context;
-mod events;
+pub(crate) mod events;
+pub(crate) mod graph;
 pub(crate) mod memory;
 mod rank;
+mod step;
 pub(crate) mod stream;
 pub(crate) mod sys;
 mod watch;
 mod world;
 
 pub(crate) use rank::Cuda;
+pub use rank::GraphState;
 pub(crate) use watch::abort;
 
 use std::ffi::{c_int, c_void};
@@ -39,6 +43,12 @@ pub struct CudaOptions {
     pub is_timed: bool,
     /// Whether a step returns when all of it is enqueued. Otherwise it returns when the device is done with it.
     pub is_stream_ordered: bool,
+    /// Whether the shapes of tensors travel with them, so that a task may make them smaller than agreed
+    /// ([`super::Tensor::set_shape`]). With NCCL the host then waits for each message's header, and gradients may be
+    /// absent, which otherwise it cannot tell.
+    pub exchanges_shapes: bool,
+    /// Whether the second step is captured as a CUDA graph, which later steps launch; see [`super::super::Executor::graph`].
+    pub uses_graph: bool,
     compute_stream: Option<*mut c_void>,
     comm_stream: Option<*mut c_void>,
 }
@@ -54,6 +64,8 @@ impl CudaOptions {
             has_comm_stream: false,
             is_timed: false,
             is_stream_ordered: false,
+            exchanges_shapes: false,
+            uses_graph: false,
             compute_stream: None,
             comm_stream: None,
         }

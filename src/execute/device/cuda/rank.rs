@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 use super::clock::Clock;
 use super::context::Context;
 use super::events::StepEvents;
+use super::graph::{Graph, Member};
 use super::memory::DeviceMemory;
+use super::step::device_fault;
 use super::stream::{Event, Mark, Stream};
 use super::watch::{abort, Watch, Watchdog};
-use super::world::CudaWorld;
 use super::CudaOptions;
 use crate::error::{Error, ErrorKind, Result};
 use crate::execute::boundary::Boundaries;
 use crate::execute::device::slots::{Memory, Room, Slots};
 use crate::execute::device::{Device, Place};
-use crate::execute::fault::{Cause, Fault, Notice};
-use crate::execute::rank::{Progress, RankMachine};
+use crate::execute::fault::{Fault, Notice};
+use crate::execute::rank::RankMachine;
 use crate::execute::task::TaskRunner;
 use crate::execute::transport::stream_ordered::{key, Part, StreamTransport};
 use crate::program::{Instruction, Program};
@@ -45,11 +46,18 @@ pub(crate) struct Cuda {
     pub(super) step: u32,
     /// The tensors of the message at hand.
     pub(super) parts: Vec<Part>,
-    watchdog: Watchdog,
+    _watchdog: Watchdog,
     clock: Option<Clock>,
     is_stream_ordered: bool,
-    state: State,
+    pub(super) state: State,
     timeout: Duration,
+    /// Whether shapes travel with the tensors.
+    pub(super) exchanges_shapes: bool,
+    /// Whether what is enqueued now is being captured.
+    pub(super) is_capturing: bool,
+    pub(super) graph: GraphState,
+    pub(super) captured: Option<Arc<Graph>>,
+    pub(super) member: Option<Member>,
 }
 
 /// The stream that tasks get for expert communication.
@@ -70,11 +78,26 @@ pub(super) struct Buffer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Idle,
     /// A step has been enqueued and is not known to be done.
     Enqueued,
     Failed,
+}
+
+/// How far a step is from being one launch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GraphState {
+    /// Graphs were not asked for.
+    Off,
+    /// The next step runs as usual.
+    Cold,
+    /// The next step is captured.
+    Warm,
+    /// Steps are launched.
+    Captured,
+    /// A step could not be captured, for this reason: steps run as usual.
+    FellBack(String),
 }
 
 impl Room for DeviceMemory {
@@ -105,7 +128,9 @@ impl Cuda {
         timeout: Duration,
     ) -> Result<Cuda> {
         let context = Context::primary(options.device)?;
-        for (name, stream) in [("compute_stream", options.compute_stream), ("comm_stream", options.comm_stream)] {
+        for (name, stream) in
+            [("compute_stream", options.compute_stream), ("comm_stream", options.comm_stream)]
+        {
             // SAFETY: whoever made the options promised that it is a stream.
             stream.map_or(Ok(()), |stream| unsafe { context.check_stream(name, stream.cast()) })?;
         }
@@ -127,12 +152,18 @@ impl Cuda {
         let has_memory = memory.is_some();
         let slots = Slots::new(&program, place, boundaries, memory, allocate(&context))?;
         let transport = connect(&context)?;
-        let events = Arc::new(StepEvents::new(&context, &program, options.is_timed, has_memory)?);
+        let events =
+            Arc::new(StepEvents::new(&context, &program, options.is_timed, has_memory, options.uses_graph)?);
         let watch = Arc::new(Watch::new(&program, &events, transport.line(), timeout));
+        let member = options.uses_graph.then(|| {
+            let (gather, is_leader) = transport.gather();
+            Member::new(&context, gather, is_leader, transport.line(), timeout)
+        });
+        let member = member.transpose()?;
         let clock = options.is_timed.then(|| Clock::new(&context, || transport.now_ns())).transpose()?;
         let mut cuda = Cuda {
             buffers: vec![Buffer::default(); slots.len()],
-            watchdog: Watchdog::start(Arc::clone(&watch))?,
+            _watchdog: Watchdog::start(Arc::clone(&watch))?,
             is_stream_ordered: options.is_stream_ordered,
             state: State::Idle,
             last_done: None,
@@ -148,6 +179,11 @@ impl Cuda {
             watch,
             clock,
             timeout,
+            exchanges_shapes: options.exchanges_shapes,
+            is_capturing: false,
+            graph: if options.uses_graph { GraphState::Cold } else { GraphState::Off },
+            captured: None,
+            member,
         };
         cuda.reserve()?;
         Ok(cuda)
@@ -157,50 +193,6 @@ impl Cuda {
         let tensors = self.slots.capacities().max().unwrap_or(0);
         self.parts.reserve(tensors);
         self.transport.reserve(self.slots.len(), tensors)
-    }
-
-    /// Enqueues the whole step.
-    fn enqueue(
-        &mut self,
-        machine: &mut RankMachine,
-        runner: &mut dyn TaskRunner,
-    ) -> std::result::Result<(), Fault> {
-        let device_fault = |machine: &RankMachine, why: super::sys::DriverError| {
-            machine.fault_of(Cause::Device { wait: None, text: why.to_string() })
-        };
-        let context = Arc::clone(&self.context);
-        let _entered = context.enter().map_err(|why| device_fault(machine, why))?;
-        self.step = self.step.wrapping_add(1).max(1);
-        self.compute.forget();
-        self.comm.iter_mut().for_each(|comm| comm.stream.forget());
-        self.transport.start();
-        self.last_done = None;
-        self.buffers.fill(Buffer::default());
-        self.watch.begin(self.step);
-        self.state = State::Enqueued;
-        if self.clock.is_some() {
-            self.events.start.record(&self.compute).map_err(|why| device_fault(machine, why))?;
-        }
-        loop {
-            if let Some(fault) = self.watch.fault() {
-                return Err(fault);
-            }
-            let instruction = machine.instruction();
-            let mut world = CudaWorld { cuda: self, instruction, runner: &mut *runner };
-            match machine.advance_once(&mut world)? {
-                None => {}
-                Some(Progress::Finished) => break,
-                Some(Progress::Waiting { deadline_ns, .. }) => {
-                    let left_ns = deadline_ns.saturating_sub(self.transport.now_ns());
-                    // The watchdog does not wake this thread.
-                    let most_ns = Duration::from_millis(50).as_nanos() as u64;
-                    self.transport.wait(Duration::from_nanos(left_ns.min(most_ns)));
-                }
-            }
-        }
-        self.events.end.record(&self.compute).map_err(|why| device_fault(machine, why))?;
-        self.watch.enqueued();
-        Ok(())
     }
 
     /// Waits for the end of the step that was enqueued, as long as the watchdog is content.
@@ -236,7 +228,8 @@ impl Cuda {
     fn stop(&mut self) {
         let mut pending = Vec::new();
         self.transport.withdraw(&mut pending);
-        for stream in [Some(&self.compute), self.comm.as_ref().map(|comm| &comm.stream)].into_iter().flatten() {
+        for stream in [Some(&self.compute), self.comm.as_ref().map(|comm| &comm.stream)].into_iter().flatten()
+        {
             let last = Event::new(&self.context, false);
             pending.extend(last.ok().filter(|last| last.record(stream).is_ok()));
         }
@@ -273,6 +266,11 @@ impl Device for Cuda {
             let text = format!("executor: the last step is not done after {:?}", self.timeout);
             return Err(Error::new(ErrorKind::Timeout, text));
         }
+        // What was captured is of the old ones.
+        self.captured = None;
+        if self.graph != GraphState::Off {
+            self.graph = GraphState::Cold;
+        }
         self.slots.set_boundaries(boundaries, allocate(&self.context))?;
         self.reserve()
     }
@@ -283,7 +281,9 @@ impl Device for Cuda {
         runner: &mut dyn TaskRunner,
     ) -> std::result::Result<(), Fault> {
         self.finish(None)?;
-        self.enqueue(machine, runner)?;
+        let context = Arc::clone(&self.context);
+        let _entered = context.enter().map_err(|why| device_fault(machine, why))?;
+        self.step_with_graph(machine, runner)?;
         if !self.is_stream_ordered {
             self.finish(None)?;
         }
@@ -305,8 +305,12 @@ impl Device for Cuda {
         self.stop();
     }
 
+    fn graph(&self) -> GraphState {
+        self.graph.clone()
+    }
+
     fn timeline(&self) -> Result<Timeline> {
-        let Some(clock) = &self.clock else {
+        let (Some(clock), Some(timing)) = (&self.clock, &self.events.timing) else {
             let text = "executor: its steps are not timed, the option is_timed was not set";
             return Err(Error::new(ErrorKind::InvalidArgument, text));
         };
@@ -327,14 +331,9 @@ impl Device for Cuda {
         if self.step == 0 || self.is_over() {
             return Ok(timeline);
         }
-        timeline.origin_ns = clock.ns(&self.events.start)?;
-        let since_start = |event: &Event| {
-            let ns = event.ns_since(&self.events.start)?;
-            Ok::<u64, Error>(ns.max(0) as u64)
-        };
+        timeline.origin_ns = clock.ns(&timing.start)?;
         for (i, instruction) in self.program.instructions().iter().enumerate() {
-            let Some(begun) = self.events.begun(i) else { continue };
-            let (start_ns, end_ns) = (since_start(begun)?, since_start(self.events.done(i))?);
+            let Some((start_ns, end_ns)) = timing.span(i)? else { continue };
             match *instruction {
                 Instruction::Run(task) => {
                     timeline.spans[rank.index()].push(Span { task, start_ns, end_ns });

@@ -41,6 +41,12 @@ impl Event {
         unsafe { driver.cuEventRecordWithFlags(self.raw, stream.raw, sys::EVENT_RECORD_EXTERNAL) }
     }
 
+    /// What is enqueued on `stream` from now on comes after it; for events that no [`Mark`] tells of.
+    pub(crate) fn wait_in(&self, stream: &Stream) -> DriverResult {
+        // SAFETY: both live.
+        unsafe { self.context.driver().cuStreamWaitEvent(stream.raw, self.raw, 0) }
+    }
+
     /// Whether what it was recorded after is done. It does not wait.
     pub(crate) fn is_done(&self) -> DriverResult<bool> {
         // SAFETY: it lives.
@@ -149,8 +155,7 @@ impl Stream {
         if self.seen[key] >= mark.number {
             return Ok(());
         }
-        // SAFETY: both live.
-        unsafe { self.context.driver().cuStreamWaitEvent(self.raw, mark.event.raw, 0) }?;
+        mark.event.wait_in(self)?;
         self.seen[key] = mark.number;
         Ok(())
     }
@@ -160,11 +165,26 @@ impl Stream {
         self.seen.fill(0);
     }
 
+    /// Writes a 32 bit number.
+    ///
+    /// # Safety
+    /// The address is good for it until the stream has come to it and done it.
+    pub(crate) unsafe fn set_word(&self, address: u64, value: u32) -> DriverResult {
+        // SAFETY: the caller's.
+        unsafe { self.context.driver().cuMemsetD32Async(address, value, 1, self.raw) }
+    }
+
     /// Copies between any two places, on one device or two.
     ///
     /// # Safety
     /// Both are good for `bytes`, in the contexts given, until the stream has come to it and done it.
-    pub(crate) unsafe fn copy(&self, to: u64, from: u64, from_context: &Context, bytes: usize) -> DriverResult {
+    pub(crate) unsafe fn copy(
+        &self,
+        to: u64,
+        from: u64,
+        from_context: &Context,
+        bytes: usize,
+    ) -> DriverResult {
         let driver = self.context.driver();
         if from_context.raw() == self.context.raw() {
             // SAFETY: the caller's.

@@ -96,7 +96,6 @@ driver! {
     cuStreamCreateWithPriority(stream: *mut CUstream, flags: c_uint, priority: c_int);
     cuStreamDestroy_v2(stream: CUstream);
     cuStreamGetCtx(stream: CUstream, context: *mut CUcontext);
-    cuStreamQuery(stream: CUstream);
     cuStreamWaitEvent(stream: CUstream, event: CUevent, flags: c_uint);
     cuStreamIsCapturing(stream: CUstream, status: *mut c_uint);
     cuStreamBeginCapture_v2(stream: CUstream, mode: c_uint);
@@ -117,7 +116,6 @@ driver! {
         stream: CUstream
     );
     cuMemsetD32Async(to: CUdeviceptr, value: c_uint, count: usize, stream: CUstream);
-    cuMemsetD8Async(to: CUdeviceptr, value: u8, bytes: usize, stream: CUstream);
     cuGraphInstantiateWithFlags(executable: *mut CUgraphExec, graph: CUgraph, flags: u64);
     cuGraphLaunch(executable: CUgraphExec, stream: CUstream);
     cuGraphDestroy(graph: CUgraph);
@@ -136,7 +134,7 @@ pub(crate) struct DriverError {
 
 impl DriverError {
     /// Whether every later call in this context will fail as well: the process goes on, the device is lost to it.
-    pub(crate) fn is_sticky(self) -> bool {
+    fn is_sticky(self) -> bool {
         // Illegal address, launch timeout, context destroyed, assertion, hardware faults, unknown.
         matches!(self.code, 4 | 700 | 702 | 709 | 710 | 714..=719 | 999)
     }
@@ -144,11 +142,6 @@ impl DriverError {
     /// Whether the call that failed only said "not yet".
     pub(crate) fn is_not_ready(self) -> bool {
         self.code == NOT_READY
-    }
-
-    /// Whether a capture has been spoiled: the 900s are all about captures.
-    pub(crate) fn is_about_capture(self) -> bool {
-        (900..1000).contains(&self.code) && self.code != 999
     }
 
     pub(crate) fn is_peer_access_already_enabled(self) -> bool {
@@ -172,7 +165,11 @@ impl fmt::Display for DriverError {
             Some(name) => write!(f, ": {name} ({code})")?,
             None => write!(f, ": error {code}")?,
         }
-        words(Driver::cuGetErrorString).map_or(Ok(()), |text| write!(f, ", {text}"))
+        words(Driver::cuGetErrorString).map_or(Ok(()), |text| write!(f, ", {text}"))?;
+        match self.is_sticky() {
+            true => write!(f, "; this process has lost the device, only a new one can use it"),
+            false => Ok(()),
+        }
     }
 }
 

@@ -44,6 +44,8 @@ struct State {
     step: u32,
     /// Whether all of it has been enqueued.
     is_enqueued: bool,
+    /// Whether it was launched as a graph, whose events tell nothing.
+    is_graph: bool,
     /// The first task that is not known to be done.
     cursor: usize,
     last_done: Option<Task>,
@@ -85,6 +87,14 @@ impl Watch {
         *state = State { step, taken, fault: state.fault.take(), is_over: state.is_over, ..State::default() };
         state.taken.fill(None);
         self.change.notify_all();
+    }
+
+    /// A step has been launched as a graph.
+    pub(crate) fn launched(&self, step: u32) {
+        self.begin(step);
+        self.recorded.iter().for_each(|recorded| recorded.store(step, Ordering::Release));
+        let mut state = self.lock();
+        (state.is_graph, state.is_enqueued) = (true, true);
     }
 
     /// The event of `instruction` has been recorded in this step.
@@ -174,9 +184,12 @@ impl Watch {
     /// Moves the cursor over what is done; whether it has moved.
     fn advance(&self, state: &mut State) -> std::result::Result<bool, String> {
         let before = state.cursor;
+        if state.is_graph {
+            is_done(&self.events.end)?; // flags do not tell of failures
+        }
         while let Some(instruction) = self.program.instructions().get(state.cursor) {
             if let Instruction::Run(task) = instruction {
-                if !self.is_recorded(state, state.cursor) || !is_done(self.events.done(state.cursor))? {
+                if !self.is_recorded(state, state.cursor) || !self.is_instruction_done(state, state.cursor)? {
                     break;
                 }
                 state.last_done = Some(*task);
@@ -184,6 +197,13 @@ impl Watch {
             state.cursor += 1;
         }
         Ok(state.cursor > before)
+    }
+
+    fn is_instruction_done(&self, state: &State, at: usize) -> std::result::Result<bool, String> {
+        match state.is_graph {
+            true => Ok(self.events.is_flagged(at)),
+            false => is_done(self.events.done(at)),
+        }
     }
 
     fn is_recorded(&self, state: &State, instruction: usize) -> bool {
@@ -216,7 +236,8 @@ impl Watch {
                 _ => None,
             });
             if let Some((at, wait)) = found {
-                if self.is_recorded(state, at) && is_undone(self.events.done(at)) {
+                let is_done = self.is_instruction_done(state, at).unwrap_or(true);
+                if self.is_recorded(state, at) && !is_done {
                     return Some((wait, StreamName::ReceiveFrom(wait.peer)));
                 }
             }

@@ -15,7 +15,7 @@ use crate::execute::fault::Notice;
 use crate::execute::rank::{Stop, World};
 use crate::execute::task::{TaskRunner, TaskStreams};
 use crate::execute::transport::stream_ordered::{wrong_size, Part, ReceiveMessage, SendMessage};
-use crate::execute::transport::{channel, tag};
+use crate::execute::transport::tag;
 use crate::ids::Rank;
 use crate::op::{Message, Task};
 use crate::program::BufferId;
@@ -41,7 +41,7 @@ impl CudaWorld<'_> {
         parts.extend(slots.tensors(buffer).iter().map(|tensor| {
             let mut shape = [0; crate::execute::boundary::DIMENSIONS_MAX];
             shape[..tensor.shape().len()].copy_from_slice(tensor.shape());
-            let address = tensor.data().map_or(0, |data| data.as_ptr().addr() as u64);
+            let address = tensor.data().map_or(0, |data| data.as_ptr().expose_provenance() as u64);
             Part { address, bytes: tensor.bytes(), is_present: tensor.is_present(), shape }
         }));
     }
@@ -66,12 +66,11 @@ impl World for CudaWorld<'_> {
         let cuda = &mut *self.cuda;
         let receive = ReceiveMessage {
             peer: from,
-            channel: channel(message),
             tag: tag(message, cuda.step as u16, 0),
             buffer: buffer.index(),
             parts: &cuda.parts,
             free: cuda.buffers[buffer.index()].free.as_ref(),
-            begun: cuda.events.begun(self.instruction),
+            trace: cuda.events.trace(self.instruction, cuda.is_capturing),
             arrived: cuda.events.done(self.instruction),
             instruction: self.instruction,
         };
@@ -94,7 +93,11 @@ impl World for CudaWorld<'_> {
         cuda.watch.record(arrival.instruction, cuda.step);
         for (i, (tensor, part)) in cuda.slots.tensors_mut(buffer).iter_mut().zip(&cuda.parts).enumerate() {
             tensor.set_present(part.is_present);
-            if part.is_present && part.bytes != tensor.bytes() {
+            if !part.is_present || part.bytes == tensor.bytes() {
+                continue;
+            }
+            let shape = &part.shape[..tensor.shape().len()];
+            if !cuda.exchanges_shapes || tensor.set_shape(shape).is_err() || tensor.bytes() != part.bytes {
                 return Err(wrong_size(i, part.bytes, tensor.bytes(), from));
             }
         }
@@ -109,7 +112,6 @@ impl World for CudaWorld<'_> {
         };
         let send = SendMessage {
             peer: to,
-            channel: channel(message),
             tag: tag(message, cuda.step as u16, 0),
             buffer: buffer.index(),
             parts: &cuda.parts,
@@ -132,9 +134,8 @@ impl World for CudaWorld<'_> {
 
     fn run(&mut self, task: Task) -> Result<(), Stop> {
         let cuda = &mut *self.cuda;
-        if let Some(begun) = cuda.events.begun(self.instruction) {
-            begun.record(&cuda.compute)?;
-        }
+        let trace = cuda.events.trace(self.instruction, cuda.is_capturing);
+        trace.begin(&cuda.compute)?;
         if let Some(comm) = &mut cuda.comm {
             comm.stream.wait(&cuda.compute.mark(&comm.fork)?)?;
         }
@@ -144,6 +145,7 @@ impl World for CudaWorld<'_> {
         if let Some(comm) = &mut cuda.comm {
             cuda.compute.wait(&comm.stream.mark(&comm.join)?)?;
         }
+        trace.end(&cuda.compute)?;
         cuda.last_done = Some(cuda.compute.mark(cuda.events.done(self.instruction))?);
         cuda.watch.record(self.instruction, cuda.step);
         Ok(())

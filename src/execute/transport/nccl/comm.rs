@@ -63,7 +63,11 @@ impl Comm {
     }
 
     /// Calls NCCL with the communicator.
-    pub(super) fn call(&self, function: &str, call: impl FnOnce(&Nccl, sys::Comm) -> c_int) -> Posted<Answer> {
+    pub(super) fn call(
+        &self,
+        function: &str,
+        call: impl FnOnce(&Nccl, sys::Comm) -> c_int,
+    ) -> Posted<Answer> {
         let raw = self.lock();
         let Some(Handle(comm)) = *raw else {
             return Err(Stop::Transport(format!("the communicator with rank {} was aborted", self.peer)));

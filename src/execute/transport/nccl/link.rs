@@ -12,6 +12,8 @@ use super::{links, NcclOptions, NCCL_CTAS_MAX, NCCL_ID_BYTES};
 use crate::error::{in_range, Error, ErrorKind, Result};
 use crate::execute::device::cuda::abort;
 use crate::execute::device::cuda::context::Context;
+use crate::execute::device::cuda::events::Trace;
+use crate::execute::device::cuda::graph::Gather;
 use crate::execute::device::cuda::stream::{Event, Mark, Stream};
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
@@ -33,6 +35,7 @@ pub(crate) struct NcclTransport {
     spare: Vec<Vec<Part>>,
     timeout: Duration,
     exchanges_shapes: bool,
+    gather: Arc<Gather>,
 }
 
 /// One way between this rank and another.
@@ -45,6 +48,8 @@ struct End {
     /// What has not been enqueued yet, in order; the first is being, if `stage` says so.
     queue: VecDeque<Message>,
     stage: Stage,
+    /// In a capture, what everything comes after.
+    fork: Option<Mark>,
 }
 
 /// How far the first message of the queue is.
@@ -63,7 +68,7 @@ struct Message {
     buffer: usize,
     parts: Vec<Part>,
     after: Option<Mark>,
-    begun: Option<Arc<Event>>,
+    trace: Option<Trace>,
     done: Arc<Event>,
     instruction: usize,
 }
@@ -78,6 +83,7 @@ impl NcclTransport {
         placement: &Placement,
         rank: Rank,
         options: &NcclOptions,
+        exchanges_shapes: bool,
         timeout: Duration,
     ) -> Result<NcclTransport> {
         in_range("nccl", "max_ctas", options.max_ctas, 1..=NCCL_CTAS_MAX)?;
@@ -98,7 +104,8 @@ impl NcclTransport {
             taken: Vec::new(),
             spare: Vec::new(),
             timeout,
-            exchanges_shapes: options.exchanges_shapes,
+            exchanges_shapes,
+            gather: Arc::new(Gather::new(1)),
         };
         let mut comms = Vec::new();
         for ((from, to), id) in links.into_iter().zip(options.unique_id.chunks_exact(NCCL_ID_BYTES)) {
@@ -114,7 +121,8 @@ impl NcclTransport {
             let key = if is_send { key::send_to(peer) } else { key::receive_from(peer) };
             let stream = Stream::new(context, key, true).map_err(device_error)?;
             let (queue, stage) = (VecDeque::new(), Stage::Waiting);
-            transport.ends.push(End { peer, is_send, comm, stream, headers: None, queue, stage });
+            let (headers, fork) = (None, None);
+            transport.ends.push(End { peer, is_send, comm, stream, headers, queue, stage, fork });
         }
         transport.comms = Arc::new(Comms { comms });
         transport.join(rank)?;
@@ -192,7 +200,7 @@ impl End {
                     return Ok(None);
                 }
                 (Stage::Waiting, headers) => {
-                    message.after.iter().try_for_each(|mark| self.stream.wait(mark))?;
+                    self.fork.iter().chain(&message.after).try_for_each(|mark| self.stream.wait(mark))?;
                     match headers {
                         Some(headers) => {
                             let (buffer, parts) = (message.buffer, &message.parts);
@@ -217,6 +225,7 @@ impl End {
                 (Stage::Tensors, _) => {
                     self.stage = Stage::Waiting;
                     let Some(message) = self.queue.pop_front() else { return Ok(None) };
+                    message.trace.iter().try_for_each(|trace| trace.end(&self.stream))?;
                     let mark = self.stream.mark(&message.done)?;
                     return Ok(Some((message, mark)));
                 }
@@ -233,9 +242,7 @@ impl End {
     /// Enqueues the tensors of the first message: one group, on the other side as well.
     fn transfer(&self) -> Posted<Answer> {
         let Some(message) = self.queue.front() else { return Ok(Answer::Done) };
-        if let Some(begun) = &message.begun {
-            begun.record(&self.stream)?;
-        }
+        message.trace.iter().try_for_each(|trace| trace.begin(&self.stream))?;
         let peer = c_int::from(self.is_send);
         let stream = self.stream.raw();
         self.comm.call("ncclGroupEnd", |nccl, comm| {
@@ -244,7 +251,8 @@ impl End {
             unsafe {
                 let mut code = (nccl.ncclGroupStart)();
                 for part in message.parts.iter().filter(|part| part.is_present && part.bytes > 0) {
-                    let data: *mut std::ffi::c_void = std::ptr::with_exposed_provenance_mut(part.address as usize);
+                    let data: *mut std::ffi::c_void =
+                        std::ptr::with_exposed_provenance_mut(part.address as usize);
                     if matches!(code, sys::SUCCESS | sys::IN_PROGRESS) {
                         code = match self.is_send {
                             true => (nccl.ncclSend)(data, part.bytes, sys::UINT8, peer, comm, stream),
@@ -281,8 +289,19 @@ impl StreamTransport for NcclTransport {
         Ok(())
     }
 
-    fn start(&mut self) {
-        self.ends.iter_mut().for_each(|end| end.stream.forget());
+    fn start(&mut self, fork: Option<&Mark>) {
+        for end in &mut self.ends {
+            end.queue.clear();
+            end.stage = Stage::Waiting;
+            end.stream.forget();
+            end.fork = fork.cloned();
+        }
+        self.arrivals.fill_with(|| None);
+        self.taken.fill(None);
+    }
+
+    fn gather(&self) -> (Arc<Gather>, bool) {
+        (Arc::clone(&self.gather), true)
     }
 
     unsafe fn receive(&mut self, receive: ReceiveMessage<'_>) -> Posted<bool> {
@@ -291,7 +310,7 @@ impl StreamTransport for NcclTransport {
             buffer: receive.buffer,
             parts,
             after: receive.free.cloned(),
-            begun: receive.begun.cloned(),
+            trace: Some(receive.trace),
             done: Arc::clone(receive.arrived),
             instruction: receive.instruction,
         });
@@ -320,7 +339,7 @@ impl StreamTransport for NcclTransport {
             buffer: send.buffer,
             parts,
             after: Some(send.written.clone()),
-            begun: None,
+            trace: None,
             done: Arc::clone(send.sent),
             instruction: 0,
         });
@@ -349,7 +368,9 @@ impl StreamTransport for NcclTransport {
         for end in &mut self.ends {
             end.queue.clear();
             // Behind all that the stream still has to do.
-            pending.extend(Event::new(&self.context, false).ok().filter(|last| last.record(&end.stream).is_ok()));
+            pending.extend(
+                Event::new(&self.context, false).ok().filter(|last| last.record(&end.stream).is_ok()),
+            );
         }
     }
 }

@@ -33,15 +33,12 @@ pub struct NcclOptions {
     pub unique_id: Vec<u8>,
     /// Multiprocessors (CTAs) that each communicator uses at most, 1 to [`NCCL_CTAS_MAX`].
     pub max_ctas: u32,
-    /// Whether the shapes of tensors travel with them, so that a task may make them smaller than agreed, and gradients
-    /// may be absent. The host then waits for each message's header.
-    pub exchanges_shapes: bool,
 }
 
 impl NcclOptions {
-    /// Two multiprocessors each; shapes as agreed.
+    /// Two multiprocessors each.
     pub fn new(unique_id: Vec<u8>) -> NcclOptions {
-        NcclOptions { unique_id, max_ctas: 2, exchanges_shapes: false }
+        NcclOptions { unique_id, max_ctas: 2 }
     }
 }
 

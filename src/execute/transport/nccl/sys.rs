@@ -19,8 +19,6 @@ pub(super) const SUCCESS: c_int = 0;
 pub(super) const IN_PROGRESS: c_int = 7;
 /// `ncclUint8`.
 pub(super) const UINT8: c_int = 1;
-/// The version from which on several ranks may be on one device, if the environment says so.
-pub(super) const MULTI_RANK_GPU_VERSION: c_int = 23003;
 
 /// `ncclUniqueId`, by value.
 #[repr(C)]
