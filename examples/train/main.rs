@@ -16,6 +16,7 @@
 mod compare;
 mod exchange;
 mod experts;
+mod gpu;
 mod model;
 mod optimizer;
 mod options;

@@ -3,10 +3,18 @@
 use crate::model::Tensors;
 
 const LEARNING_RATE: f32 = 3e-3;
-const BETA_1: f32 = 0.9;
-const BETA_2: f32 = 0.99;
-const EPSILON: f32 = 1e-8;
+pub(crate) const BETA_1: f32 = 0.9;
+pub(crate) const BETA_2: f32 = 0.99;
+pub(crate) const EPSILON: f32 = 1e-8;
 const NUM_WARM_UP_STEPS: i32 = 10;
+
+/// What step `num_steps`, from 1, multiplies the first moments with, and the second.
+pub(crate) fn factors(num_steps: i32) -> (f32, f32) {
+    let warm_up = (num_steps as f32 / NUM_WARM_UP_STEPS as f32).min(1.0);
+    // The moments start at zero; these divisions make up for it.
+    let rate = warm_up * LEARNING_RATE / (1.0 - BETA_1.powi(num_steps));
+    (rate, 1.0 / (1.0 - BETA_2.powi(num_steps)))
+}
 
 /// The moments of one stage copy's gradients.
 pub(crate) struct Adam {
@@ -23,10 +31,7 @@ impl Adam {
     /// Moves `params` against `scale * grads`.
     pub(crate) fn step(&mut self, params: &mut Tensors, grads: &Tensors, scale: f32) {
         self.num_steps = self.num_steps.saturating_add(1);
-        let warm_up = (self.num_steps as f32 / NUM_WARM_UP_STEPS as f32).min(1.0);
-        // The moments start at zero; these divisions make up for it.
-        let rate = warm_up * LEARNING_RATE / (1.0 - BETA_1.powi(self.num_steps));
-        let second_scale = 1.0 / (1.0 - BETA_2.powi(self.num_steps));
+        let (rate, second_scale) = factors(self.num_steps);
         let moments = self.first.iter_mut().zip(self.second.iter_mut());
         for ((param, grad), (first, second)) in params.iter_mut().zip(grads.iter()).zip(moments) {
             let grad = scale * grad;

@@ -101,15 +101,24 @@ pub(crate) struct Batch {
 impl Batch {
     /// The micro-batch of `pass`: direction 0 counts from the first on, direction 1 from the last back.
     pub(crate) fn microbatch(&self, pass: Pass) -> Result<&Microbatch, String> {
-        let index = pass.microbatch.index();
-        let found = match pass.direction {
-            Direction::Down => self.microbatches.get(index),
-            Direction::Up => self.microbatches.iter().rev().nth(index),
-        };
-        found.ok_or_else(|| {
-            let have = self.microbatches.len();
-            format!("there is no micro-batch {index}, the step has {have}")
+        Ok(&self.microbatches[self.index(pass)?])
+    }
+
+    /// Which of [`Batch::microbatches`] that is.
+    pub(crate) fn index(&self, pass: Pass) -> Result<usize, String> {
+        let (index, have) = (pass.microbatch.index(), self.microbatches.len());
+        if index >= have {
+            return Err(format!("there is no micro-batch {index}, the step has {have}"));
+        }
+        Ok(match pass.direction {
+            Direction::Down => index,
+            Direction::Up => have - 1 - index,
         })
+    }
+
+    /// All micro-batches, in order.
+    pub(crate) fn microbatches(&self) -> &[Microbatch] {
+        &self.microbatches
     }
 
     /// A step of each micro-batch alone.

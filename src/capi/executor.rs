@@ -1,11 +1,13 @@
 //! Executors: run one rank's program, step after step.
 
-use std::ffi::c_void;
+use std::ffi::{c_char, c_void};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::args::{self, Out, UserData};
+use super::args::{self, Buffer, Out, UserData};
+use super::caller_streams::CallerStreams;
+use super::cuda::{dualpipe_cuda_options, dualpipe_nccl_options, graph_state, read_nccl};
 use super::guard::{call, BusyFlag};
 use super::handle::{self, Kind, Object};
 use super::memory::{dualpipe_memory, CallerMemory};
@@ -20,9 +22,12 @@ use super::tensor::DLDataType;
 use super::timeline::{dualpipe_timeline_t, TimelineObject};
 use super::transport::{dualpipe_inproc_t, dualpipe_transport, CallerTransport, InprocObject};
 use crate::execute::boundary::{DIMENSIONS_MAX, TENSORS_MAX};
-use crate::execute::{Boundaries, DType, Executor, Memory, Options, TensorSpec, Worker, TIMEOUT_MAX};
+use crate::execute::{
+    Boundaries, CudaLink, DType, Executor, Memory, Options, TensorSpec, Worker, TIMEOUT_MAX,
+};
 use crate::ids::{Direction, Microbatch, Stage};
 use crate::op::StageCopy;
+use crate::program::Program;
 
 /// What a dualpipe_executor_t points to: nothing that C could look into.
 pub struct dualpipe_executor(());
@@ -58,19 +63,25 @@ pub struct dualpipe_executor_options {
     /// No single wait for a peer lasts longer, in nanoseconds: more than the longest task of any rank, at most a day. 0
     /// is a minute.
     pub timeout_ns: u64,
-    /// Joins the ranks of one process. NULL if there is a transport: exactly one of the two.
+    /// Joins the ranks of one process. Exactly one of inproc, transport and nccl is not NULL.
     pub inproc: dualpipe_inproc_t,
-    /// The caller's own transport, copied. NULL if there is an inproc.
+    /// The caller's own transport, copied.
     pub transport: *const dualpipe_transport,
-    /// The caller's own memory for tensors, copied. NULL: the executor has its own, reused from step to step.
+    /// The caller's own memory for tensors, copied. NULL: the executor has its own, reused from step to step. With cuda it
+    /// is memory of the device, used and given back in the order of the compute stream: what allocate gives may still be
+    /// in use by what was enqueued there before, what release gets may be used again by what is enqueued there afterwards.
     pub memory: *const dualpipe_memory,
+    /// The CUDA device to run on, copied. NULL: the host.
+    pub cuda: *const dualpipe_cuda_options,
+    /// NCCL joins the ranks, each in a process of its own. Only with cuda.
+    pub nccl: *const dualpipe_nccl_options,
 }
 
 // SAFETY: repr(C); u32, u32, pointers and a u64 without gaps; any bits are a value of each.
 unsafe impl Growing for dualpipe_executor_options {
     const SIZE_V1: usize = 48;
 }
-const _: () = assert!(size_of::<dualpipe_executor_options>() == 48 && DIMENSIONS_MAX == 8);
+const _: () = assert!(size_of::<dualpipe_executor_options>() == 64 && DIMENSIONS_MAX == 8);
 
 /// Why an executor failed. Start from DUALPIPE_FAULT_INIT.
 #[repr(C)]
@@ -98,10 +109,12 @@ unsafe impl Growing for dualpipe_fault {
 }
 
 /// Creates an executor for `program`. It takes its rank's place in the inproc, or the transport; its buffers are
-/// allocated now. The program may be freed.
+/// allocated now, with cuda on the device, with its streams and events. With nccl it waits, at most timeout_ns, until all
+/// ranks that it has messages with have come. The program may be freed.
 ///
 /// Errors: DUALPIPE_ERROR_INVALID_ARGUMENT, also if the rank's place is taken; DUALPIPE_ERROR_POISONED if a rank of the
-/// inproc has failed.
+/// inproc has failed; with cuda DUALPIPE_ERROR_UNAVAILABLE and DUALPIPE_ERROR_DEVICE, with nccl DUALPIPE_ERROR_TIMEOUT and
+/// DUALPIPE_ERROR_TRANSPORT.
 #[no_mangle]
 pub unsafe extern "C" fn dualpipe_executor_create(
     program: dualpipe_program_t,
@@ -126,26 +139,8 @@ pub unsafe extern "C" fn dualpipe_executor_create(
         if given.timeout_ns > 0 {
             options.timeout = Duration::from_nanos(given.timeout_ns);
         }
-        let shared = Arc::clone(program);
-        let executor = match (given.inproc.is_null(), given.transport.is_null()) {
-            (false, true) => {
-                let inproc = handle::get::<InprocObject>("options->inproc", given.inproc)?;
-                Executor::new(shared, inproc.0.transport(program.rank())?, options)?
-            }
-            (true, false) => {
-                // SAFETY: the caller's.
-                let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
-                let is_taken = transport.is_taken();
-                let executor = Executor::new(shared, transport, options)?;
-                is_taken.store(true, Ordering::Release);
-                executor
-            }
-            (both_null, _) => {
-                let how = if both_null { "are both NULL" } else { "are both given" };
-                let text = format!("options->inproc and options->transport {how}, must be exactly one");
-                return Err(Failure::new(DUALPIPE_ERROR_INVALID_ARGUMENT, text));
-            }
-        };
+        // SAFETY: the caller's.
+        let executor = unsafe { connect(Arc::clone(program), &given, options) }?;
         out.write(handle::insert(ExecutorObject {
             runner: Arc::new(Mutex::new(Runner { executor, tensors: LentTensors::default() })),
             boundaries: Mutex::new(boundaries),
@@ -216,9 +211,13 @@ pub unsafe extern "C" fn dualpipe_executor_set_microbatch(
 /// Runs one step on this thread: calls task for every task of the program, in order, each when what it reads is there.
 /// Returns when all are done and all that was sent has been taken. It does not allocate once the first step has run.
 ///
+/// On a CUDA device a task only enqueues, on the streams that it is handed; no task waits for another. The step returns
+/// when the device is done, or with is_stream_ordered when all of it is enqueued; it then first waits for the end of the
+/// step before.
+///
 /// Errors, each with rank, instruction and peer: DUALPIPE_ERROR_TIMEOUT, DUALPIPE_ERROR_CALLBACK_FAILED,
-/// DUALPIPE_ERROR_PEER_FAILED, DUALPIPE_ERROR_TRANSPORT; DUALPIPE_ERROR_POISONED after any of them. All other ranks end
-/// with an error too.
+/// DUALPIPE_ERROR_PEER_FAILED, DUALPIPE_ERROR_TRANSPORT, DUALPIPE_ERROR_DEVICE; DUALPIPE_ERROR_POISONED after any of them.
+/// All other ranks end with an error too.
 #[no_mangle]
 pub unsafe extern "C" fn dualpipe_executor_step(
     executor: dualpipe_executor_t,
@@ -293,7 +292,53 @@ pub unsafe extern "C" fn dualpipe_executor_wait(
     })
 }
 
-/// The timeline of this rank in its last step, which may have failed. dualpipe_timeline_merge joins the ranks'.
+/// Waits, at most timeout_ns, until the device is done with the last step. On the host it always is.
+///
+/// Errors: DUALPIPE_ERROR_TIMEOUT with the text "still running" if it is not, then wait again; those of
+/// dualpipe_executor_step if the step failed on the device.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_executor_synchronize(
+    executor: dualpipe_executor_t,
+    timeout_ns: u64,
+) -> dualpipe_status {
+    call("dualpipe_executor_synchronize", || {
+        let object = handle::get::<ExecutorObject>("executor", executor)?;
+        let _busy = object.busy.enter("executor")?;
+        let timeout = Duration::from_nanos(timeout_ns).min(TIMEOUT_MAX);
+        if lock(&object.runner).executor.synchronize(timeout)? {
+            return Ok(());
+        }
+        let text = format!("executor is still running after {timeout_ns} ns");
+        Err(Failure::new(DUALPIPE_ERROR_TIMEOUT, text))
+    })
+}
+
+/// How far the executor is from launching whole steps as CUDA graphs: writes a dualpipe_graph_state, and why a step could
+/// not be captured, as a text, which is "" if none was tried or it could.
+#[no_mangle]
+pub unsafe extern "C" fn dualpipe_executor_graph(
+    executor: dualpipe_executor_t,
+    state: *mut u32,
+    text: *mut c_char,
+    capacity: usize,
+    length: *mut usize,
+) -> dualpipe_status {
+    call("dualpipe_executor_graph", || {
+        let object = handle::get::<ExecutorObject>("executor", executor)?;
+        // SAFETY: the caller's.
+        let out = unsafe { Out::new("state", state) }?;
+        // SAFETY: the caller's.
+        let text = unsafe { Buffer::new("text", text, capacity, "length", length) }?;
+        let _busy = object.busy.enter("executor")?;
+        let (state, why) = graph_state(lock(&object.runner).executor.graph());
+        text.fill_text(&why)?;
+        out.write(state as u32);
+        Ok(())
+    })
+}
+
+/// The timeline of this rank in its last step, which may have failed. dualpipe_timeline_merge joins the ranks'. On a CUDA
+/// device it is there if the executor is_timed and the step is known to be done.
 #[no_mangle]
 pub unsafe extern "C" fn dualpipe_executor_timeline(
     executor: dualpipe_executor_t,
@@ -335,6 +380,65 @@ pub unsafe extern "C" fn dualpipe_executor_fault(
         });
         Ok(())
     })
+}
+
+/// # Safety
+/// All pointers, if their bits pass, are what their documentation says.
+unsafe fn connect(
+    program: Arc<Program>,
+    given: &dualpipe_executor_options,
+    options: Options,
+) -> Outcome<Executor> {
+    let links = [
+        ("inproc", given.inproc.is_null()),
+        ("transport", given.transport.is_null()),
+        ("nccl", given.nccl.is_null()),
+    ];
+    if links.iter().filter(|(_, is_null)| !is_null).count() != 1 {
+        let names: Vec<_> = links.iter().filter(|(_, is_null)| !is_null).map(|(name, _)| *name).collect();
+        let which = if names.is_empty() { "none".to_string() } else { names.join(" and ") };
+        let text = format!("options has {which} of inproc, transport and nccl, must have exactly one");
+        return Err(Failure::new(DUALPIPE_ERROR_INVALID_ARGUMENT, text));
+    }
+    if given.cuda.is_null() && !given.nccl.is_null() {
+        return Err(Failure::argument("options->nccl", "is given without options->cuda, which it needs"));
+    }
+    let cuda = match given.cuda.is_null() {
+        true => None,
+        // SAFETY: the caller's promise.
+        false => Some(unsafe { options::read("options->cuda", given.cuda)?.checked("options->cuda")? }),
+    };
+    let rank = program.rank();
+    let inproc = match given.inproc.is_null() {
+        true => None,
+        false => Some(handle::get::<InprocObject>("options->inproc", given.inproc)?),
+    };
+    let Some(cuda) = cuda else {
+        if let Some(inproc) = inproc {
+            return Ok(Executor::new(program, inproc.0.transport(rank)?, options)?);
+        }
+        // SAFETY: the caller's promise.
+        let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
+        let is_taken = transport.is_taken();
+        let executor = Executor::new(program, transport, options)?;
+        is_taken.store(true, Ordering::Release);
+        return Ok(executor);
+    };
+    if let Some(inproc) = inproc {
+        return Ok(Executor::on_cuda(program, CudaLink::inproc(&inproc.0), options, &cuda)?);
+    }
+    if !given.nccl.is_null() {
+        // SAFETY: the caller's promise.
+        let nccl = unsafe { read_nccl("options->nccl", given.nccl) }?;
+        return Ok(Executor::on_cuda(program, CudaLink::nccl(nccl), options, &cuda)?);
+    }
+    // SAFETY: the caller's promise.
+    let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
+    let is_taken = transport.is_taken();
+    let link = CudaLink::custom(move |context| Box::new(CallerStreams::new(transport, context)));
+    let executor = Executor::on_cuda(program, link, options, &cuda)?;
+    is_taken.store(true, Ordering::Release);
+    Ok(executor)
 }
 
 /// # Safety

@@ -79,6 +79,7 @@
 // What C sees: a header each, in this order.
 pub mod balance;
 pub mod cost;
+pub mod cuda;
 pub mod executor;
 pub mod log;
 pub mod memory;
@@ -94,6 +95,7 @@ pub mod version;
 
 // What they are made with.
 mod args;
+mod caller_streams;
 mod guard;
 mod handle;
 mod options;

@@ -10,16 +10,18 @@ use super::guard::call;
 use super::op::{dualpipe_op, dualpipe_pass};
 use super::status::dualpipe_status;
 use super::tensor::{self, DLDataType, DLDevice, DLTensor};
-use crate::execute::{DType, PassTensors, TaskRun, TaskRunner, Tensor};
+use crate::execute::boundary::DIMENSIONS_MAX;
+use crate::execute::{DType, PassTensors, Place, TaskRun, TaskRunner, Tensor};
 use crate::op::Task;
 use crate::placement::Placement;
 use crate::program::Program;
 
-/// A tensor of a message: dense, row-major, in ordinary memory.
+/// A tensor of a message: dense, row-major, in ordinary memory or, as dl.device says, in that of a CUDA device.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct dualpipe_tensor {
-    /// The tensor. Its shape and strides are the executor's, until the task returns.
+    /// The tensor. Its shape and strides are the executor's, until the task returns. Where shapes are exchanged the task
+    /// may make the numbers in the shape of what it writes smaller; the strides then follow.
     pub dl: DLTensor,
     /// With the caller's memory (dualpipe_memory): the word that release gets with data. Otherwise NULL.
     pub owner: *mut c_void,
@@ -75,10 +77,16 @@ pub struct dualpipe_task {
     pub forward: *const dualpipe_task_pass,
     /// The pass to run backward; NULL if there is none.
     pub backward: *const dualpipe_task_pass,
+    /// On a CUDA device, the CUstream to compute on: what the task reads is there in its order, and whoever reads what the
+    /// task writes comes after it. NULL on the host.
+    pub compute_stream: *mut c_void,
+    /// On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes after all
+    /// earlier tasks, and before all later ones. NULL if there is none.
+    pub comm_stream: *mut c_void,
 }
 
-/// Runs one task on the thread that runs the step, and returns 0; anything else ends the step on all ranks. The task
-/// and all that it points to is valid until it returns. It may call any function of the library but those on its own
+/// Runs one task on the thread that runs the step, and returns 0; on a CUDA device enqueues it, and waits for nothing.
+/// Anything else ends the step on all ranks. The task and all that it points to is valid until it returns. It may call any function of the library but those on its own
 /// executor, which return DUALPIPE_ERROR_BUSY.
 pub type dualpipe_task_fn =
     Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, task: *const dualpipe_task) -> i32>;
@@ -113,7 +121,14 @@ thread_local! {
 
 /// Room for the tensors of a forward and of a backward pass as C sees them, kept from task to task.
 #[derive(Default)]
-pub(super) struct LentTensors([Vec<dualpipe_tensor>; 2]);
+pub(super) struct LentTensors([LentPass; 2]);
+
+/// The tensors of a pass, and their shapes, which the task may write.
+#[derive(Default)]
+struct LentPass {
+    tensors: Vec<dualpipe_tensor>,
+    shapes: Vec<[i64; DIMENSIONS_MAX]>,
+}
 
 // SAFETY: they are empty between tasks.
 unsafe impl Send for LentTensors {}
@@ -146,6 +161,8 @@ impl TaskRunner for CallerTasks<'_> {
             reserved: 0,
             forward: forward.as_ref().map_or(null(), std::ptr::from_ref),
             backward: backward.as_ref().map_or(null(), std::ptr::from_ref),
+            compute_stream: run.streams.map_or(null_mut(), |streams| streams.compute),
+            comm_stream: run.streams.map_or(null_mut(), |streams| streams.comm),
         };
         TASK_ERROR.with(|error| *error.borrow_mut() = None);
         // SAFETY: the caller's function, with a task that outlives the call.
@@ -153,10 +170,10 @@ impl TaskRunner for CallerTasks<'_> {
         let taken_back = [(run.forward.as_mut(), &of_forward), (run.backward.as_mut(), &of_backward)];
         let taken_back = taken_back.into_iter().try_for_each(|(pass, tensors)| {
             // SAFETY: what the task left in its outputs is tensors, as its documentation asks.
-            pass.map_or(Ok(()), |pass| unsafe { take_back(pass, tensors) })
+            pass.map_or(Ok(()), |pass| unsafe { take_back(pass, &tensors.tensors) })
         });
-        of_forward.clear();
-        of_backward.clear();
+        of_forward.tensors.clear();
+        of_backward.tensors.clear();
         match (code, TASK_ERROR.with(|error| error.borrow_mut().take())) {
             (0, _) => taken_back,
             (code, None) => Err(format!("it returned {code}")),
@@ -165,15 +182,19 @@ impl TaskRunner for CallerTasks<'_> {
     }
 }
 
-/// A pass as C sees it: its tensors one after the other in `tensors`.
-fn lend(
-    placement: &Placement,
-    pass: &PassTensors<'_>,
-    tensors: &mut Vec<dualpipe_tensor>,
-) -> dualpipe_task_pass {
-    tensors.clear();
+/// A pass as C sees it: its tensors one after the other in `lent`.
+fn lend(placement: &Placement, pass: &PassTensors<'_>, lent: &mut LentPass) -> dualpipe_task_pass {
     let lists: [&[Tensor]; 4] = [pass.inputs, pass.outputs, pass.output_grads, pass.input_grads];
-    lists.iter().for_each(|list| tensors.extend(list.iter().map(dualpipe_tensor::new)));
+    let all = || lists.into_iter().flatten();
+    let LentPass { tensors, shapes } = lent;
+    shapes.clear();
+    shapes.extend(all().map(|tensor| {
+        let mut shape = [0; DIMENSIONS_MAX];
+        shape[..tensor.shape().len()].copy_from_slice(tensor.shape());
+        shape
+    }));
+    tensors.clear();
+    tensors.extend(all().zip(shapes).map(|(tensor, shape)| dualpipe_tensor::new(tensor, shape.as_mut_ptr())));
     let mut rest = tensors.as_mut_ptr();
     let [inputs, outputs, output_grads, input_grads] = lists.map(|list| {
         let first = rest;
@@ -226,15 +247,19 @@ unsafe fn take_back(pass: &mut PassTensors<'_>, tensors: &[dualpipe_tensor]) -> 
 unsafe fn adopt(name: &str, ours: &mut Tensor, theirs: &dualpipe_tensor) -> Result<(), String> {
     // SAFETY: the caller's promise.
     let given = unsafe { tensor::read(name, &theirs.dl) }.map_err(|failure| failure.text)?;
-    let is_ours = given.dtype == DLDataType::from(ours.dtype())
-        && given.shape == ours.shape()
-        && given.num_bytes == ours.bytes();
-    let on_host = given.device.device_type == CPU;
-    if !is_ours || !on_host || given.strides.is_some() {
+    let is_resized = given.shape != ours.shape();
+    if is_resized {
+        ours.set_shape(given.shape).map_err(|why| format!("{name}: {why}"))?;
+    }
+    let is_row_major =
+        given.strides.is_none() || (is_resized && theirs.dl.strides.cast_const() == ours.strides().as_ptr());
+    let is_ours =
+        given.dtype == DLDataType::from(ours.dtype()) && given.num_bytes == ours.bytes() && is_row_major;
+    let place = device_of(ours.place());
+    if !is_ours || given.device != place {
         let (dtype, shape) = (DLDataType::from(ours.dtype()), ours.shape());
-        return Err(format!(
-            "{name} must be a row-major tensor of {dtype:?} {shape:?} on the CPU, is {given:?}"
-        ));
+        let text = format!("must be a row-major tensor of {dtype:?} {shape:?} on {place:?}, is {given:?}");
+        return Err(format!("{name} {text}"));
     }
     let data = NonNull::new(given.data).filter(|&data| ours.data() != Some(data));
     if let Some(data) = data {
@@ -244,8 +269,17 @@ unsafe fn adopt(name: &str, ours: &mut Tensor, theirs: &dualpipe_tensor) -> Resu
     Ok(())
 }
 
-/// DLPack's kDLCPU.
-const CPU: i32 = 1;
+/// As DLPack says where a tensor is.
+fn device_of(place: Place) -> DLDevice {
+    /// DLPack's kDLCPU.
+    const CPU: i32 = 1;
+    /// DLPack's kDLCUDA.
+    const CUDA: i32 = 2;
+    match place {
+        Place::Host => DLDevice { device_type: CPU, device_id: 0 },
+        Place::Cuda(device) => DLDevice { device_type: CUDA, device_id: device as i32 },
+    }
+}
 
 impl From<DType> for DLDataType {
     fn from(DType { code, bits, lanes }: DType) -> DLDataType {
@@ -254,14 +288,14 @@ impl From<DType> for DLDataType {
 }
 
 impl dualpipe_tensor {
-    fn new(tensor: &Tensor) -> dualpipe_tensor {
+    fn new(tensor: &Tensor, shape: *mut i64) -> dualpipe_tensor {
         dualpipe_tensor {
             dl: DLTensor {
                 data: tensor.data().map_or(null_mut(), |data| data.as_ptr().cast()),
-                device: DLDevice { device_type: CPU, device_id: 0 },
+                device: device_of(tensor.place()),
                 ndim: tensor.shape().len() as i32,
                 dtype: tensor.dtype().into(),
-                shape: tensor.shape().as_ptr().cast_mut(),
+                shape,
                 strides: tensor.strides().as_ptr().cast_mut(),
                 byte_offset: 0,
             },

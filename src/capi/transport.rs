@@ -2,6 +2,7 @@
 //! through a table of functions (MPI, torch.distributed, UCX, anything that sends bytes).
 
 use std::ffi::{c_char, c_void, CStr};
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,10 +45,18 @@ pub struct dualpipe_transfer {
     /// A number of its own for each tensor of each message of each step (modulo 65536 steps), below 2^56, the same on
     /// both sides.
     pub tag: u64,
-    /// The elements, in ordinary memory. It stays in place until the transfer has ended or was withdrawn.
+    /// The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has ended
+    /// or was withdrawn.
     pub data: *mut c_void,
     /// How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as such.
     pub num_bytes: u64,
+    /// On a CUDA device, the CUstream in whose order the transfer is: send and receive enqueue it there and return, and
+    /// test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the host.
+    pub stream: *mut c_void,
+    /// On a CUDA device, which one. 0 on the host.
+    pub device: u32,
+    /// 0.
+    pub reserved2: u32,
 }
 
 /// What a transport's functions return.
@@ -68,6 +77,10 @@ pub enum dualpipe_transport_code {
 ///
 /// All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
 /// dualpipe_executor_free. None but wait may wait. They may not call the executor.
+///
+/// On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
+/// abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is gone. Nothing
+/// tells an absent gradient there, since sizes are as agreed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct dualpipe_transport {
@@ -142,7 +155,7 @@ pub type dualpipe_transport_done_fn = Option<unsafe extern "C-unwind" fn(user_da
 unsafe impl Growing for dualpipe_transport {
     const SIZE_V1: usize = 88;
 }
-const _: () = assert!(size_of::<dualpipe_transport>() == 88 && size_of::<dualpipe_transfer>() == 40);
+const _: () = assert!(size_of::<dualpipe_transport>() == 88 && size_of::<dualpipe_transfer>() == 56);
 
 /// Creates what num_ranks ranks of this process (1 to 4096) share.
 #[no_mangle]
@@ -175,7 +188,7 @@ impl Object for InprocObject {
 
 /// The caller's table of functions as a transport.
 pub(super) struct CallerTransport {
-    table: dualpipe_transport,
+    pub(super) table: dualpipe_transport,
     user_data: UserData,
     /// How often in a row the library had to wait by itself.
     idle: u32,
@@ -207,15 +220,24 @@ impl CallerTransport {
         Ok(CallerTransport { table, user_data, idle: 0, notice: None, is_taken })
     }
 
+    /// How it tells of failures.
+    pub(super) fn alarm(&self) -> Alarm {
+        let dualpipe_transport { abort, poll_abort, .. } = self.table;
+        Alarm { abort, poll_abort, user_data: self.user_data }
+    }
+
     /// To be set when an executor has been made of it.
     pub(super) fn is_taken(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.is_taken)
     }
 
-    fn post(
+    /// Starts a transfer, in the order of a stream if there is one, of that device.
+    pub(super) fn post(
         &self,
         function: dualpipe_transport_post_fn,
         transfer: Transfer,
+        stream: *mut c_void,
+        device: u32,
     ) -> Result<Option<Request>, Stop> {
         let transfer = dualpipe_transfer {
             size: size_of::<dualpipe_transfer>() as u32,
@@ -225,6 +247,9 @@ impl CallerTransport {
             tag: transfer.tag,
             data: transfer.data.as_ptr().cast(),
             num_bytes: transfer.bytes as u64,
+            stream,
+            device,
+            reserved2: 0,
         };
         let mut request = 0;
         let code = match function {
@@ -271,6 +296,33 @@ fn text_of(text: &mut [c_char; TEXT_MAX]) -> String {
     unsafe { CStr::from_ptr(text.as_ptr()) }.to_string_lossy().into_owned()
 }
 
+/// How the ranks of a caller's transport tell one another of failures.
+pub(super) struct Alarm {
+    abort: dualpipe_transport_abort_fn,
+    poll_abort: dualpipe_transport_poll_fn,
+    user_data: UserData,
+}
+
+impl Alarm {
+    /// What another rank said when it failed.
+    pub(super) fn poll(&self) -> Option<Notice> {
+        let poll = self.poll_abort?;
+        let (mut rank, mut text) = (0, [0 as c_char; TEXT_MAX]);
+        // SAFETY: the caller's function, with room for what it writes.
+        let told = unsafe { poll(self.user_data.0, &mut rank, text.as_mut_ptr(), TEXT_MAX) };
+        (told != 0).then(|| Notice { rank: Rank(rank), text: text_of(&mut text) })
+    }
+
+    /// Tells the others.
+    pub(super) fn tell(&self, notice: &Notice) {
+        if let Some(abort) = self.abort {
+            let text = super::status::c_text(&notice.text);
+            // SAFETY: the caller's function, with a text that outlives the call.
+            unsafe { abort(self.user_data.0, notice.rank.0, text.as_ptr()) };
+        }
+    }
+}
+
 impl Transport for CallerTransport {
     fn now_ns(&self) -> u64 {
         monotonic_ns()
@@ -280,12 +332,12 @@ impl Transport for CallerTransport {
 
     unsafe fn send(&mut self, transfer: Transfer) -> Result<Option<Request>, Stop> {
         self.idle = 0;
-        self.post(self.table.send, transfer)
+        self.post(self.table.send, transfer, null_mut(), 0)
     }
 
     unsafe fn receive(&mut self, transfer: Transfer) -> Result<Option<Request>, Stop> {
         self.idle = 0;
-        self.post(self.table.receive, transfer)
+        self.post(self.table.receive, transfer, null_mut(), 0)
     }
 
     fn test(&mut self, request: Request, _: Rank) -> Result<Option<Completion>, Stop> {
@@ -319,23 +371,13 @@ impl Transport for CallerTransport {
 
     fn notice(&mut self) -> Option<Notice> {
         if self.notice.is_none() {
-            let poll = self.table.poll_abort?;
-            let (mut rank, mut text) = (0, [0 as c_char; TEXT_MAX]);
-            // SAFETY: the caller's function, with room for what it writes.
-            let told = unsafe { poll(self.user_data.0, &mut rank, text.as_mut_ptr(), TEXT_MAX) };
-            if told != 0 {
-                self.notice = Some(Notice { rank: Rank(rank), text: text_of(&mut text) });
-            }
+            self.notice = self.alarm().poll();
         }
         self.notice.clone()
     }
 
     fn abort(&mut self, notice: &Notice) {
-        if let Some(abort) = self.table.abort {
-            let text = super::status::c_text(&notice.text);
-            // SAFETY: the caller's function, with a text that outlives the call.
-            unsafe { abort(self.user_data.0, notice.rank.0, text.as_ptr()) };
-        }
+        self.alarm().tell(notice);
     }
 
     fn withdraw(&mut self) {

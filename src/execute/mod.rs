@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::ids::Rank;
 use crate::program::Program;
 use crate::timeline::Timeline;
+use device::cuda::context::Context;
 use device::cuda::Cuda;
 use device::host::Host;
 use device::Device;
@@ -31,6 +32,7 @@ use fault::{Cause, Fault};
 use rank::RankMachine;
 use transport::inproc_cuda::InprocCuda;
 use transport::nccl::NcclTransport;
+use transport::stream_ordered::StreamTransport;
 use transport::{Inproc, Transport};
 
 /// Longest deadline of a wait: a day.
@@ -54,11 +56,31 @@ impl Options {
 }
 
 /// What joins the ranks of a pipeline whose tensors are on CUDA devices.
-pub enum CudaLink {
-    /// They are of one process, on one device or several.
+pub struct CudaLink(Link);
+
+enum Link {
     Inproc(Inproc),
-    /// NCCL joins them.
     Nccl(NcclOptions),
+    Custom(Box<dyn FnOnce(&Arc<Context>) -> Box<dyn StreamTransport>>),
+}
+
+impl CudaLink {
+    /// The ranks are of one process, on one device or several.
+    pub fn inproc(inproc: &Inproc) -> CudaLink {
+        CudaLink(Link::Inproc(inproc.clone()))
+    }
+
+    /// NCCL joins the ranks, of which each is in a process of its own.
+    pub fn nccl(options: NcclOptions) -> CudaLink {
+        CudaLink(Link::Nccl(options))
+    }
+
+    /// A transport that is made when the device is known.
+    pub(crate) fn custom(
+        connect: impl FnOnce(&Arc<Context>) -> Box<dyn StreamTransport> + 'static,
+    ) -> CudaLink {
+        CudaLink(Link::Custom(Box::new(connect)))
+    }
 }
 
 fn check_timeout(timeout: Duration) -> Result<()> {
@@ -100,7 +122,8 @@ impl Executor {
     /// made now. Its steps enqueue; see [`TaskRun`].
     ///
     /// # Errors
-    /// As [`Executor::new`]; [`ErrorKind::Unavailable`] without a driver, a device or NCCL; [`ErrorKind::Device`].
+    /// As [`Executor::new`]; [`ErrorKind::Unavailable`] without a driver, a device or NCCL; [`ErrorKind::Device`];
+    /// [`ErrorKind::Timeout`] if a rank does not come to NCCL.
     pub fn on_cuda(
         program: impl Into<Arc<Program>>,
         link: CudaLink,
@@ -120,13 +143,14 @@ impl Executor {
         }
         let program = program.into();
         let (rank, placement) = (program.rank(), program.placement());
-        let connect = |context: &_| match link {
-            CudaLink::Inproc(inproc) => Ok(Box::new(InprocCuda::new(&inproc, rank, context)?) as Box<_>),
-            CudaLink::Nccl(nccl) => {
-                let transport =
-                    NcclTransport::new(context, placement, rank, &nccl, cuda.exchanges_shapes, timeout)?;
-                Ok(Box::new(transport) as Box<_>)
+        let exchanges_shapes = cuda.exchanges_shapes;
+        let connect = |context: &Arc<Context>| match link.0 {
+            Link::Inproc(inproc) => Ok(Box::new(InprocCuda::new(&inproc, rank, context)?) as Box<_>),
+            Link::Nccl(nccl) => {
+                let nccl = NcclTransport::new(context, placement, rank, &nccl, exchanges_shapes, timeout)?;
+                Ok(Box::new(nccl) as Box<_>)
             }
+            Link::Custom(connect) => Ok(connect(context)),
         };
         let cuda = Cuda::new(Arc::clone(&program), boundaries, connect, memory, cuda, timeout)?;
         Ok(Executor::on(program, Box::new(cuda), timeout))

@@ -22,6 +22,7 @@ mod tensors;
 mod gradient_tests;
 
 pub(crate) use layer::Real;
+pub(crate) use moe::BALANCE_WEIGHT;
 pub(crate) use stage::{Pending, Saved, StageModel};
 pub(crate) use tensors::Tensors;
 

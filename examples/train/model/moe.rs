@@ -18,7 +18,7 @@ use super::tensors::{Builder, Tensors};
 use super::{Config, Real, EXPERTS_PER_TOKEN};
 
 /// What the balance loss is multiplied by; equal loads make it 1.
-const BALANCE_WEIGHT: f64 = 0.001;
+pub(crate) const BALANCE_WEIGHT: f64 = 0.001;
 
 /// Router and experts of a stage.
 pub(crate) struct Moe {

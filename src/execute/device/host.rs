@@ -46,7 +46,7 @@ impl Host {
         transport: Box<dyn Transport>,
         memory: Option<Box<dyn Memory>>,
     ) -> Result<Host> {
-        let slots = Slots::new(&program, Place::Host, boundaries, memory, Allocation::zeroed)?;
+        let slots = Slots::new(&program, Place::Host, false, boundaries, memory, Allocation::zeroed)?;
         let transfers = (0..slots.len()).map(|_| Transfers::default()).collect();
         let recorder = Recorder::new(&program);
         let mut host = Host { program, transport, slots, transfers, step: 0, recorder };

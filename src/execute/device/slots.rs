@@ -38,6 +38,8 @@ pub(crate) trait Room {
 /// The buffers of a rank.
 pub(crate) struct Slots<R> {
     place: Place,
+    /// Whether shapes travel with the tensors, so that tasks may change them.
+    exchanges_shapes: bool,
     boundaries: Boundaries,
     slots: Vec<Slot<R>>,
     memory: Option<Box<dyn Memory>>,
@@ -56,13 +58,14 @@ impl<R: Room> Slots<R> {
     pub(crate) fn new(
         program: &Program,
         place: Place,
+        exchanges_shapes: bool,
         boundaries: Boundaries,
         memory: Option<Box<dyn Memory>>,
         allocate: impl FnMut(usize) -> Result<R>,
     ) -> Result<Slots<R>> {
         let slot = |boundary| Slot { boundary, own: None, tensors: Vec::new() };
         let slots = program.buffers().iter().map(|buffer| slot(buffer.boundary)).collect();
-        let mut slots = Slots { place, boundaries: boundaries.clone(), slots, memory };
+        let mut slots = Slots { place, exchanges_shapes, boundaries: boundaries.clone(), slots, memory };
         slots.set_boundaries(boundaries, allocate)?;
         Ok(slots)
     }
@@ -116,6 +119,9 @@ impl<R: Room> Slots<R> {
         let mut offset = 0;
         for spec in self.boundaries.after(slot.boundary, microbatch) {
             let mut tensor = Tensor::without_data(spec, self.place);
+            if self.exchanges_shapes {
+                tensor.allow_resize();
+            }
             if let Some(own) = &slot.own {
                 let data = NonNull::new(own.data().as_ptr().wrapping_add(offset));
                 // SAFETY: the room holds the largest micro-batch's tensors, aligned as here, and lives as long as the

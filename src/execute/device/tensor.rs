@@ -51,6 +51,7 @@ pub struct Tensor {
     strides: [i64; DIMENSIONS_MAX],
     is_present: bool,
     place: Place,
+    can_resize: bool,
 }
 
 /// Where a tensor's elements are.
@@ -80,7 +81,13 @@ impl Tensor {
             strides,
             is_present: true,
             place,
+            can_resize: false,
         }
+    }
+
+    /// Lets its shape be changed: it travels with the elements.
+    pub(crate) fn allow_resize(&mut self) {
+        self.can_resize = true;
     }
 
     /// Puts the tensor's elements at `data`, with a word of the caller's beside it.
@@ -117,9 +124,12 @@ impl Tensor {
     /// ([`crate::execute::CudaOptions::exchanges_shapes`]).
     ///
     /// # Errors
-    /// Another number of dimensions, a negative one, or more bytes than agreed.
+    /// Shapes are not exchanged; another number of dimensions, a negative one, or more bytes than agreed.
     pub fn set_shape(&mut self, shape: &[i64]) -> Result<(), String> {
         let wrong = |why: &str| Err(format!("shape {shape:?} {why}, {:?} was agreed", self.shape()));
+        if !self.can_resize {
+            return wrong("is another, and shapes are not exchanged");
+        }
         if shape.len() != self.num_dimensions {
             return wrong("has another number of dimensions");
         }

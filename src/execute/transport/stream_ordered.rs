@@ -29,6 +29,8 @@ pub(crate) struct Part {
 pub(crate) struct SendMessage<'a> {
     /// To whom.
     pub(crate) peer: Rank,
+    /// Direction and kind.
+    pub(crate) channel: u32,
     /// The tag of its first tensor; the others' follow.
     pub(crate) tag: u64,
     /// Which of the rank's buffers it is in.
@@ -46,6 +48,8 @@ pub(crate) struct SendMessage<'a> {
 pub(crate) struct ReceiveMessage<'a> {
     /// From whom.
     pub(crate) peer: Rank,
+    /// Direction and kind.
+    pub(crate) channel: u32,
     /// The tag of its first tensor; the others' follow.
     pub(crate) tag: u64,
     /// Which of the rank's buffers it goes to.

@@ -44,6 +44,11 @@ impl Context {
         self.driver
     }
 
+    /// The device's number, from 0.
+    pub(crate) fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+
     pub(crate) fn raw(&self) -> CUcontext {
         self.raw
     }

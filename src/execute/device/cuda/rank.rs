@@ -51,8 +51,6 @@ pub(crate) struct Cuda {
     is_stream_ordered: bool,
     pub(super) state: State,
     timeout: Duration,
-    /// Whether shapes travel with the tensors.
-    pub(super) exchanges_shapes: bool,
     /// Whether what is enqueued now is being captured.
     pub(super) is_capturing: bool,
     pub(super) graph: GraphState,
@@ -150,7 +148,8 @@ impl Cuda {
         };
         let place = Place::Cuda(options.device as u32);
         let has_memory = memory.is_some();
-        let slots = Slots::new(&program, place, boundaries, memory, allocate(&context))?;
+        let exchanges = options.exchanges_shapes;
+        let slots = Slots::new(&program, place, exchanges, boundaries, memory, allocate(&context))?;
         let transport = connect(&context)?;
         let events =
             Arc::new(StepEvents::new(&context, &program, options.is_timed, has_memory, options.uses_graph)?);
@@ -179,7 +178,6 @@ impl Cuda {
             watch,
             clock,
             timeout,
-            exchanges_shapes: options.exchanges_shapes,
             is_capturing: false,
             graph: if options.uses_graph { GraphState::Cold } else { GraphState::Off },
             captured: None,
@@ -228,10 +226,14 @@ impl Cuda {
     fn stop(&mut self) {
         let mut pending = Vec::new();
         self.transport.withdraw(&mut pending);
-        for stream in [Some(&self.compute), self.comm.as_ref().map(|comm| &comm.stream)].into_iter().flatten()
-        {
+        let streams = [Some(&self.compute), self.comm.as_ref().map(|comm| &comm.stream)];
+        for stream in streams.into_iter().flatten() {
             let last = Event::new(&self.context, false);
             pending.extend(last.ok().filter(|last| last.record(stream).is_ok()));
+        }
+        if self.state == State::Idle {
+            // The step's end came after all that used the memory, here and at the peers.
+            pending.clear();
         }
         let began = Instant::now();
         let timeout = DRAIN_TIMEOUT.min(self.timeout);

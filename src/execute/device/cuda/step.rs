@@ -79,7 +79,10 @@ impl Cuda {
             drop(turn);
             match advanced? {
                 None => {}
-                Some(Progress::Finished) => return Ok(()),
+                Some(Progress::Finished) => {
+                    // The last sends: the end of the step comes after all that uses its memory.
+                    return self.compute.settle().map_err(|why| device_fault(machine, why));
+                }
                 Some(Progress::Waiting { deadline_ns, .. }) => {
                     let left_ns = deadline_ns.saturating_sub(self.transport.now_ns());
                     // The watchdog does not wake this thread, nor does a rank that gives a capture up.

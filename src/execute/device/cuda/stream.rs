@@ -99,6 +99,8 @@ pub(crate) struct Stream {
     marks: u64,
     /// By stream key, the greatest mark that has been waited for.
     seen: Vec<u64>,
+    /// What is to be waited for before the next work, the greatest mark of each stream.
+    due: Vec<Mark>,
 }
 
 // SAFETY: the driver's functions may be called from any thread; the handle is only a name.
@@ -117,7 +119,15 @@ impl Stream {
             let priority = if is_urgent { greatest } else { least };
             driver.cuStreamCreateWithPriority(&mut raw, sys::STREAM_NON_BLOCKING, priority)?;
         }
-        Ok(Stream { context: Arc::clone(context), raw, is_own: true, key, marks: 0, seen: Vec::new() })
+        Ok(Stream {
+            context: Arc::clone(context),
+            raw,
+            is_own: true,
+            key,
+            marks: 0,
+            seen: Vec::new(),
+            due: Vec::new(),
+        })
     }
 
     /// The caller's stream.
@@ -125,7 +135,15 @@ impl Stream {
     /// # Safety
     /// It is a stream of `context` for as long as this lives.
     pub(crate) unsafe fn borrowed(context: &Arc<Context>, key: StreamKey, raw: CUstream) -> Stream {
-        Stream { context: Arc::clone(context), raw, is_own: false, key, marks: 0, seen: Vec::new() }
+        Stream {
+            context: Arc::clone(context),
+            raw,
+            is_own: false,
+            key,
+            marks: 0,
+            seen: Vec::new(),
+            due: Vec::new(),
+        }
     }
 
     pub(crate) fn raw(&self) -> CUstream {
@@ -160,9 +178,27 @@ impl Stream {
         Ok(())
     }
 
+    /// As [`Stream::wait`], but not before [`Stream::settle`]: of marks of one stream only the greatest is waited for.
+    pub(crate) fn wait_when_settled(&mut self, mark: &Mark) {
+        match self.due.iter_mut().find(|due| due.stream == mark.stream) {
+            Some(due) if due.number >= mark.number => {}
+            Some(due) => due.clone_from(mark),
+            None => self.due.push(mark.clone()),
+        }
+    }
+
+    /// Work is about to be enqueued here.
+    pub(crate) fn settle(&mut self) -> DriverResult {
+        while let Some(mark) = self.due.pop() {
+            self.wait(&mark)?;
+        }
+        Ok(())
+    }
+
     /// Forgets what it has waited for: in a capture, waits from before it do not count.
     pub(crate) fn forget(&mut self) {
         self.seen.fill(0);
+        self.due.clear();
     }
 
     /// Writes a 32 bit number.

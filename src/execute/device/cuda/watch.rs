@@ -56,6 +56,14 @@ struct State {
     is_over: bool,
 }
 
+impl State {
+    fn begin(&mut self, step: u32) {
+        let (mut taken, fault) = (std::mem::take(&mut self.taken), self.fault.take());
+        taken.fill(None);
+        *self = State { step, taken, fault, is_over: self.is_over, ..State::default() };
+    }
+}
+
 impl Watch {
     pub(crate) fn new(
         program: &Arc<Program>,
@@ -82,19 +90,17 @@ impl Watch {
 
     /// A step begins.
     pub(crate) fn begin(&self, step: u32) {
-        let mut state = self.lock();
-        let taken = std::mem::take(&mut state.taken);
-        *state = State { step, taken, fault: state.fault.take(), is_over: state.is_over, ..State::default() };
-        state.taken.fill(None);
+        self.lock().begin(step);
         self.change.notify_all();
     }
 
     /// A step has been launched as a graph.
     pub(crate) fn launched(&self, step: u32) {
-        self.begin(step);
-        self.recorded.iter().for_each(|recorded| recorded.store(step, Ordering::Release));
         let mut state = self.lock();
+        state.begin(step);
         (state.is_graph, state.is_enqueued) = (true, true);
+        self.recorded.iter().for_each(|recorded| recorded.store(step, Ordering::Release));
+        self.change.notify_all();
     }
 
     /// The event of `instruction` has been recorded in this step.

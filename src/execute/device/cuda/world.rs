@@ -15,7 +15,7 @@ use crate::execute::fault::Notice;
 use crate::execute::rank::{Stop, World};
 use crate::execute::task::{TaskRunner, TaskStreams};
 use crate::execute::transport::stream_ordered::{wrong_size, Part, ReceiveMessage, SendMessage};
-use crate::execute::transport::tag;
+use crate::execute::transport::{channel, tag};
 use crate::ids::Rank;
 use crate::op::{Message, Task};
 use crate::program::BufferId;
@@ -66,6 +66,7 @@ impl World for CudaWorld<'_> {
         let cuda = &mut *self.cuda;
         let receive = ReceiveMessage {
             peer: from,
+            channel: channel(message),
             tag: tag(message, cuda.step as u16, 0),
             buffer: buffer.index(),
             parts: &cuda.parts,
@@ -89,7 +90,7 @@ impl World for CudaWorld<'_> {
         let Some(arrival) = cuda.transport.received(buffer.index(), from, &mut cuda.parts)? else {
             return Ok(false);
         };
-        cuda.compute.wait(&arrival.mark)?;
+        cuda.compute.wait_when_settled(&arrival.mark);
         cuda.watch.record(arrival.instruction, cuda.step);
         for (i, (tensor, part)) in cuda.slots.tensors_mut(buffer).iter_mut().zip(&cuda.parts).enumerate() {
             tensor.set_present(part.is_present);
@@ -97,7 +98,7 @@ impl World for CudaWorld<'_> {
                 continue;
             }
             let shape = &part.shape[..tensor.shape().len()];
-            if !cuda.exchanges_shapes || tensor.set_shape(shape).is_err() || tensor.bytes() != part.bytes {
+            if tensor.set_shape(shape).is_err() || tensor.bytes() != part.bytes {
                 return Err(wrong_size(i, part.bytes, tensor.bytes(), from));
             }
         }
@@ -112,6 +113,7 @@ impl World for CudaWorld<'_> {
         };
         let send = SendMessage {
             peer: to,
+            channel: channel(message),
             tag: tag(message, cuda.step as u16, 0),
             buffer: buffer.index(),
             parts: &cuda.parts,
@@ -127,13 +129,18 @@ impl World for CudaWorld<'_> {
     fn is_sent(&mut self, _: Message, to: Rank, buffer: BufferId) -> Result<bool, Stop> {
         let cuda = &mut *self.cuda;
         let Some(taken) = cuda.transport.taken(buffer.index(), to)? else { return Ok(false) };
-        cuda.compute.wait(&taken)?;
+        cuda.compute.wait_when_settled(&taken);
+        if cuda.slots.are_callers() {
+            // Who gets the memory back may use it from here on.
+            cuda.compute.settle()?;
+        }
         cuda.watch.record_taken(cuda.buffers[buffer.index()].sent_at, &taken.event);
         Ok(true)
     }
 
     fn run(&mut self, task: Task) -> Result<(), Stop> {
         let cuda = &mut *self.cuda;
+        cuda.compute.settle()?;
         let trace = cuda.events.trace(self.instruction, cuda.is_capturing);
         trace.begin(&cuda.compute)?;
         if let Some(comm) = &mut cuda.comm {

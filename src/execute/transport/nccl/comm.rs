@@ -52,7 +52,7 @@ impl Comm {
             sys::SUCCESS | sys::IN_PROGRESS => Ok(comm),
             code => {
                 let text = nccl.say("ncclCommInitRankConfig", code, raw);
-                *comm.lock() = None;
+                comm.abort(); // what has failed is there all the same
                 Err(crate::Error::new(crate::ErrorKind::Transport, format!("nccl: with rank {peer}: {text}")))
             }
         }
@@ -93,7 +93,7 @@ impl Comm {
 
     /// Ends it, whatever it is doing, here and on the device.
     pub(super) fn abort(&self) {
-        if let Some(Handle(comm)) = self.lock().take() {
+        if let Some(Handle(comm)) = self.lock().take().filter(|Handle(comm)| !comm.is_null()) {
             // SAFETY: it lived, and nobody has it any more. What it returns does not matter.
             let _ = unsafe { (self.nccl.ncclCommAbort)(comm) };
         }
@@ -111,9 +111,11 @@ impl Comm {
         if answer != Ok(Answer::Done) {
             return self.abort();
         }
-        if let Some(Handle(comm)) = self.lock().take() {
-            // SAFETY: it lived, and nobody has it any more.
-            let _ = unsafe { (self.nccl.ncclCommDestroy)(comm) };
+        // One that has failed is not destroyed, only aborted.
+        // SAFETY: the communicator lives.
+        match self.call("ncclCommDestroy", |nccl, comm| unsafe { (nccl.ncclCommDestroy)(comm) }) {
+            Ok(_) => *self.lock() = None,
+            Err(_) => self.abort(),
         }
     }
 }

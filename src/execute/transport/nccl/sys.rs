@@ -136,7 +136,7 @@ impl Nccl {
         if !last.is_empty() {
             said = format!("{said}, {last}");
         }
-        if last.contains("Duplicate GPU") {
+        if last.contains("Duplicate GPU") || last.contains("same GPU") {
             said += "; several ranks on one device need NCCL 2.30.3 or newer and NCCL_MULTI_RANK_GPU_ENABLE=1 in the \
                      environment";
         }

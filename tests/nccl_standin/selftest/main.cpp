@@ -1,0 +1,8 @@
+// The self-test of the stand-in NCCL, over the stand-in driver.
+#include "tests.h"
+
+int main() {
+  test_messages();
+  test_communicators();
+  printf("the stand-in NCCL: ok\n");
+}
