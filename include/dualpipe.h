@@ -81,6 +81,7 @@
 
 #include "dualpipe/balance.h"
 #include "dualpipe/cost.h"
+#include "dualpipe/cuda.h"
 #include "dualpipe/executor.h"
 #include "dualpipe/log.h"
 #include "dualpipe/memory.h"

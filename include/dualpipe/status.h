@@ -77,6 +77,14 @@ enum dualpipe_status
    * A defect of this library, or a limit of it.
    */
   DUALPIPE_ERROR_INTERNAL = 14,
+  /**
+   * The driver or the device failed.
+   */
+  DUALPIPE_ERROR_DEVICE = 15,
+  /**
+   * A driver, a library or a device that was asked for is not there; the text says what is missing.
+   */
+  DUALPIPE_ERROR_UNAVAILABLE = 16,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -84,13 +84,27 @@ typedef struct dualpipe_transfer {
    */
   uint64_t tag;
   /**
-   * The elements, in ordinary memory. It stays in place until the transfer has ended or was withdrawn.
+   * The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has ended
+   * or was withdrawn.
    */
   void *data;
   /**
    * How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as such.
    */
   uint64_t num_bytes;
+  /**
+   * On a CUDA device, the CUstream in whose order the transfer is: send and receive enqueue it there and return, and
+   * test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the host.
+   */
+  void *stream;
+  /**
+   * On a CUDA device, which one. 0 on the host.
+   */
+  uint32_t device;
+  /**
+   * 0.
+   */
+  uint32_t reserved2;
 } dualpipe_transfer;
 
 /**
@@ -141,6 +155,10 @@ typedef void (*dualpipe_transport_error_fn)(void *user_data, char *text, size_t 
  *
  * All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
  * dualpipe_executor_free. None but wait may wait. They may not call the executor.
+ *
+ * On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
+ * abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is gone. Nothing
+ * tells an absent gradient there, since sizes are as agreed.
  */
 typedef struct dualpipe_transport {
   /**
