@@ -7,6 +7,8 @@ mod rank_threads;
 mod standin;
 
 mod device;
+mod faults;
 mod features;
 mod flow;
+mod nccl;
 mod order;

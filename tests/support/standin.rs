@@ -25,7 +25,7 @@ pub(crate) const RANK_LOCAL: u32 = 1;
 
 macro_rules! functions {
     ($name:ident { $($symbol:ident: fn($($type:ty),*) $(-> $result:ty)?;)* }) => {
-        pub(crate) struct $name { $($symbol: unsafe extern "C" fn($($type),*) $(-> $result)?,)* _library: Library }
+        pub(crate) struct $name { $(pub(crate) $symbol: unsafe extern "C" fn($($type),*) $(-> $result)?,)* _library: Library }
 
         impl $name {
             fn load(path: &Path) -> $name {
@@ -70,6 +70,7 @@ functions!(NcclControl {
     nccl_standin_hang_init: fn(i32);
     nccl_standin_hang_abort: fn(i32);
     nccl_standin_forbid_same_device: fn(i32);
+    nccl_standin_connect_at_first_use: fn(i32);
     nccl_standin_live_comms: fn() -> u64;
     nccl_standin_num_sends: fn(i32, i32) -> u64;
     nccl_standin_report: fn(*mut c_char, usize) -> usize;

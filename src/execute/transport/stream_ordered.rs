@@ -126,6 +126,9 @@ pub(crate) trait StreamTransport: Send {
     /// Nothing more is enqueued for this rank's memory, by anyone. Appends what has to happen on devices before the
     /// memory is really left alone.
     fn withdraw(&mut self, pending: &mut Vec<Arc<Event>>);
+
+    /// Gives memory of its own up without freeing it: what [`StreamTransport::withdraw`] told of does not happen.
+    fn leak(&mut self) {}
 }
 
 /// The part of a transport that any thread may use at any time.

@@ -250,7 +250,12 @@ impl Cuda {
         }
         match are_done {
             true => self.slots.release_all(),
-            false => self.slots.leak(),
+            false => {
+                // Freeing would wait for the device, perhaps for ever.
+                self.slots.leak();
+                self.transport.leak();
+                std::mem::forget(Arc::clone(&self.events));
+            }
         }
         self.watch.rest();
         self.state = State::Failed;
