@@ -54,6 +54,7 @@ pub(crate) enum Kind {
     Inproc = 4,
     Executor = 5,
     ExpertPlan = 6,
+    Overlap = 7,
     #[cfg(test)]
     Test = 0xFE,
     #[cfg(test)]
@@ -70,6 +71,7 @@ impl Kind {
             Kind::Inproc => "an inproc",
             Kind::Executor => "an executor",
             Kind::ExpertPlan => "an expert plan",
+            Kind::Overlap => "an overlap",
             #[cfg(test)]
             Kind::Test => "a test",
             #[cfg(test)]

@@ -84,6 +84,7 @@ pub mod executor;
 pub mod log;
 pub mod memory;
 pub mod op;
+pub mod overlap;
 pub mod program;
 pub mod schedule;
 pub mod status;

@@ -11,6 +11,7 @@ mod threads;
 pub mod transport;
 
 pub use boundary::{Boundaries, DType, TensorSpec};
+pub use device::cuda::overlap;
 pub use device::cuda::{available as cuda_available, CudaInfo, CudaOptions, GraphState};
 pub use device::{Memory, Place, Tensor};
 pub use task::{PassTensors, TaskRun, TaskRunner, TaskStreams};

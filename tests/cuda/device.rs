@@ -12,6 +12,18 @@ pub(crate) struct Device {
     pub(crate) scratch: u64,
 }
 
+/// Memory of a test's own.
+pub(crate) struct Memory {
+    pub(crate) address: u64,
+}
+
+#[allow(clippy::undocumented_unsafe_blocks)] // allocated by `Device::memory`
+impl Drop for Memory {
+    fn drop(&mut self) {
+        let _ = unsafe { sys::cuMemFree_v2(self.address) };
+    }
+}
+
 // SAFETY: names, which any thread may use.
 unsafe impl Send for Device {}
 
@@ -33,6 +45,13 @@ impl Device {
             check(sys::cuMemAlloc_v2(&mut scratch, 16));
         }
         Device { ordinal, stream, scratch }
+    }
+
+    /// Memory of the current context.
+    pub(crate) fn memory(num_bytes: usize) -> Memory {
+        let mut address = 0;
+        unsafe { check(sys::cuMemAlloc_v2(&mut address, num_bytes)) };
+        Memory { address }
     }
 
     pub(crate) fn stream(&self) -> *mut c_void {

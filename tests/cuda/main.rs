@@ -12,3 +12,4 @@ mod features;
 mod flow;
 mod nccl;
 mod order;
+mod overlap;

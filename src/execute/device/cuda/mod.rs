@@ -6,6 +6,7 @@
 //! events     the events of a step                                 world     what an instruction enqueues
 //! rank       a rank on a device: its parts, its end, its failures watch     the watchdog
 //! step       how a step is enqueued, captured, launched
+//! overlap    the halves of an F&B pair under one another
 //! clock      when tasks ran, by events                         graph      a whole step captured and launched again
 //! ```
 //!
@@ -17,6 +18,7 @@ pub(crate) mod context;
 pub(crate) mod events;
 pub(crate) mod graph;
 pub(crate) mod memory;
+pub mod overlap;
 mod rank;
 mod step;
 pub(crate) mod stream;
