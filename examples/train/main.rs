@@ -9,6 +9,7 @@
 //! sequential the reference run                    compare    gradients against it
 //! profile    recorded steps -> costs              report     simulated and measured
 //! experts    loads, balanced                      progress   the loss
+//! machine    cores or CUDA devices                gpu        the model and its ranks on CUDA devices
 //! ```
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -17,6 +18,7 @@ mod compare;
 mod exchange;
 mod experts;
 mod gpu;
+mod machine;
 mod model;
 mod optimizer;
 mod options;
@@ -33,15 +35,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dualpipe::schedule::Schedule;
+use dualpipe::execute::GraphState;
 
 use crate::experts::ExpertReport;
+use crate::machine::Machine;
 use crate::model::{Config, EXPERTS_PER_TOKEN};
 use crate::options::{Options, HELP};
 use crate::pipeline::Pipeline;
 use crate::profile::Profile;
 use crate::progress::Progress;
-use crate::report::{num_cores, Report};
+use crate::rank::Trainer;
+use crate::report::Report;
 use crate::sequential::Sequential;
 use crate::text::Text;
 
@@ -70,6 +74,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
+    let machine = Machine::find(options)?;
     let text = match &options.text {
         Some(path) => Text::from_file(path)?,
         None => Text::own_sources()?,
@@ -87,21 +92,34 @@ fn run(options: &Options) -> Result<(), String> {
         "  step       {} micro-batches of {} sequences of {} bytes",
         options.num_microbatches, config.num_sequences, config.sequence
     );
-    match schedule {
-        Some(schedule) => train_pipeline(options, schedule, config, &text),
-        None => train_sequentially(options, config, &text),
+    println!("  device     {machine}");
+    let Some(schedule) = schedule else { return train_sequentially(options, config, &text) };
+    let (name, num_ranks, seed) = (schedule.name(), schedule.num_ranks(), options.seed);
+    println!("  schedule   {name}, {num_ranks} ranks on threads of their own");
+    match machine {
+        Machine::Cpu { .. } => {
+            let pipeline = Pipeline::on_host(schedule, config, seed)?;
+            train_pipeline(options, pipeline, config, machine, &text)
+        }
+        Machine::Cuda { num_devices, uses_graph, .. } => {
+            let pipeline = Pipeline::on_cuda(schedule, config, seed, num_devices, uses_graph)?;
+            train_pipeline(options, pipeline, config, machine, &text)
+        }
     }
 }
 
-fn train_pipeline(options: &Options, schedule: Schedule, config: Config, text: &Text) -> Result<(), String> {
-    let (name, num_ranks) = (schedule.name(), schedule.num_ranks());
-    println!("  schedule   {name}, {num_ranks} ranks on threads of their own; {} cores", num_cores());
-    let mut pipeline = Pipeline::new(schedule, config, options.seed).map_err(|e| e.to_string())?;
+fn train_pipeline<T: Trainer>(
+    options: &Options,
+    mut pipeline: Pipeline<T>,
+    config: Config,
+    machine: Machine,
+    text: &Text,
+) -> Result<(), String> {
     let mut profile = Profile::default();
     let mut progress = Progress::new(options.num_steps);
     for step in 0..options.num_steps {
         let batch = text.batch(&config, options.seed, step, options.num_microbatches)?;
-        let loss = pipeline.forward_backward(&Arc::new(batch)).map_err(|e| e.to_string())?;
+        let loss = pipeline.forward_backward(&Arc::new(batch))?;
         progress.show(loss);
         let is_last = step + 1 == options.num_steps;
         if step >= NUM_COLD_STEPS || is_last {
@@ -113,26 +131,28 @@ fn train_pipeline(options: &Options, schedule: Schedule, config: Config, text: &
         }
     }
     progress.conclude();
-    let sequential = print_gradients(&pipeline)?;
-    let report = Report::new(pipeline.schedule(), &profile, &config)?;
+    if let GraphState::FellBack(why) = pipeline.graph() {
+        println!("  Steps could not be captured as a graph, and ran as usual: {why}");
+    }
+    let sequential = print_comparison(&pipeline)?;
+    let report = Report::new(pipeline.schedule(), &profile, &config, machine)?;
     report.print(sequential)?;
-    ExpertReport::new(&pipeline.expert_loads())?.print();
+    ExpertReport::new(&pipeline.expert_loads()?)?.print();
     report.write()
 }
 
-/// Compares the last step's gradients with the sequential run's, of which it returns the time; they must be the same
-/// but for rounding.
-fn print_gradients(pipeline: &Pipeline) -> Result<Duration, String> {
+/// Compares the last step with the sequential run's, of which it returns the time; they must be the same but for
+/// rounding.
+fn print_comparison<T: Trainer>(pipeline: &Pipeline<T>) -> Result<Duration, String> {
     let comparison = pipeline.compare_with_sequential()?;
     println!();
-    println!("Gradients of the last step, against those of a sequential run");
+    println!("Loss and gradients of the last step, against those of a sequential run on the CPU");
     println!("  {comparison}");
-    println!("  Tolerance: what another order of adding n micro-batches up can change in f32,");
-    println!("  2 (n - 1) 2^-24 times the sum of their gradients' magnitudes.");
+    println!("{}", T::TOLERANCE);
     if !comparison.is_within_tolerance() {
-        return Err("the gradients are not those of the sequential run".into());
+        return Err("the loss or the gradients are not those of the sequential run".into());
     }
-    if !pipeline.copies_agree() {
+    if !pipeline.copies_agree()? {
         return Err("the two copies of a stage have drifted apart".into());
     }
     Ok(comparison.sequential)

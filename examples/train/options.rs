@@ -18,10 +18,14 @@ Usage: cargo run --release --example train -- [OPTIONS]
                       the model has a stage for each, in dualpipe_v two
   --microbatches N    micro-batches of a step, both directions together, 1 to 1024; default: 12
   --steps N           optimizer steps, 1 to 100000; default: 60
+  --device NAME       what the ranks compute on: cpu, or cuda: the NVIDIA devices there are, rank r on
+                      device r % their number; default: cpu
+  --graph             with cuda: captures the second step as a CUDA graph, which the later steps launch
   --seed N            draws the first weights and the text of each step; default: 1
   --help              prints this
 
-The same options print the same losses on the same machine.
+The same options print the same losses on the same machine. With --device cuda nothing but a stand-in for the driver
+has run this so far: no figure of a GPU is claimed.
 ";
 
 /// How the micro-batches of a step are run.
@@ -51,11 +55,35 @@ impl FromStr for ScheduleName {
     }
 }
 
+/// What the ranks compute on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DeviceName {
+    /// Threads of the host.
+    Cpu,
+    /// CUDA devices.
+    Cuda,
+}
+
+impl FromStr for DeviceName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<DeviceName, String> {
+        match name {
+            "cpu" => Ok(DeviceName::Cpu),
+            "cuda" => Ok(DeviceName::Cuda),
+            _ => Err("must be cpu or cuda".into()),
+        }
+    }
+}
+
 /// The options of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Options {
     pub(crate) text: Option<PathBuf>,
     pub(crate) schedule: ScheduleName,
+    pub(crate) device: DeviceName,
+    /// Whether steps are launches of a graph.
+    pub(crate) uses_graph: bool,
     pub(crate) num_ranks: usize,
     pub(crate) num_microbatches: usize,
     pub(crate) num_steps: usize,
@@ -67,6 +95,8 @@ impl Default for Options {
         Options {
             text: None,
             schedule: ScheduleName::DualPipe,
+            device: DeviceName::Cpu,
+            uses_graph: false,
             num_ranks: 4,
             num_microbatches: 12,
             num_steps: 60,
@@ -83,6 +113,8 @@ impl Options {
             match argument {
                 Long("text") => options.text = Some(parser.value()?.into()),
                 Long("schedule") => options.schedule = parser.value()?.parse()?,
+                Long("device") => options.device = parser.value()?.parse()?,
+                Long("graph") => options.uses_graph = true,
                 Long("ranks") => options.num_ranks = count(&mut parser, "ranks", 64)?,
                 Long("microbatches") => {
                     options.num_microbatches = count(&mut parser, "microbatches", 1024)?;
@@ -93,7 +125,14 @@ impl Options {
                 _ => return Err(argument.unexpected()),
             }
         }
-        Ok(Some(options))
+        let is_sequential = options.schedule == ScheduleName::Sequential;
+        match options.device {
+            DeviceName::Cpu if options.uses_graph => Err("--graph needs --device cuda".into()),
+            DeviceName::Cuda if is_sequential => {
+                Err("--schedule sequential runs with --device cpu only".into())
+            }
+            _ => Ok(Some(options)),
+        }
     }
 
     /// The schedule asked for, if the library has it for these sizes; `None` for the sequential run.
@@ -138,6 +177,9 @@ mod tests {
             ..Options::default()
         };
         assert_eq!(read, Ok(Some(expected)));
+        let read = parse("--graph --device cuda");
+        let expected = Options { device: DeviceName::Cuda, uses_graph: true, ..Options::default() };
+        assert_eq!(read, Ok(Some(expected)));
         assert_eq!(parse(""), Ok(Some(Options::default())));
         assert_eq!(parse("--ranks 2 --help"), Ok(None));
     }
@@ -171,6 +213,9 @@ mod tests {
                 "--schedule gpipe",
                 "cannot parse argument \"gpipe\": must be dualpipe, dualpipe_v, 1f1b or sequential",
             ),
+            ("--device gpu", "cannot parse argument \"gpu\": must be cpu or cuda"),
+            ("--graph", "--graph needs --device cuda"),
+            ("--device cuda --schedule sequential", "--schedule sequential runs with --device cpu only"),
             ("--rank 4", "invalid option '--rank'"),
             ("file", "unexpected argument \"file\""),
         ] {

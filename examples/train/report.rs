@@ -10,6 +10,7 @@ use dualpipe::schedule::Schedule;
 use dualpipe::sim::{simulate, Simulation};
 use dualpipe::timeline::{svg, Timeline};
 
+use crate::machine::{counted, Machine};
 use crate::model::Config;
 use crate::profile::Profile;
 
@@ -20,7 +21,7 @@ pub(crate) struct Report<'a> {
     simulation: Simulation,
     measured: &'a Timeline,
     num_steps: usize,
-    num_cores: usize,
+    machine: Machine,
 }
 
 impl<'a> Report<'a> {
@@ -30,18 +31,17 @@ impl<'a> Report<'a> {
         schedule: &'a Schedule,
         profile: &'a Profile,
         config: &Config,
+        machine: Machine,
     ) -> Result<Report<'a>, String> {
         let measured = profile.typical_step().ok_or("no step has been recorded")?;
         let costs = profile.costs(config).map_err(|e| e.to_string())?;
         let simulation = simulate(schedule, &costs).map_err(|e| e.to_string())?;
-        let num_cores = num_cores();
-        Ok(Report { schedule, costs, simulation, measured, num_steps: profile.num_steps(), num_cores })
+        Ok(Report { schedule, costs, simulation, measured, num_steps: profile.num_steps(), machine })
     }
 
     /// Tells it. `sequential` is how long the same step takes one thread alone.
     pub(crate) fn print(&self, sequential: Duration) -> Result<(), String> {
-        let Report { simulation, measured, num_steps, num_cores, .. } = self;
-        let num_ranks = self.schedule.num_ranks();
+        let Report { simulation, measured, num_steps, .. } = self;
         let simulated = &simulation.timeline;
         println!();
         println!("{:<22} {:>9} {:>11}", format!("A step ({num_steps} recorded)"), "simulated", "measured");
@@ -50,24 +50,57 @@ impl<'a> Report<'a> {
         let gap = format!("no schedule is shorter; gap {}", percent(simulation.gap()));
         row("lower bound", &ms(simulation.lower_bound_ns), "", &gap);
         let sequential_ns = sequential.as_nanos() as u64;
-        let used = num_ranks.min(*num_cores);
-        let shared = match used {
-            1 => "on 1 core".to_string(),
-            _ => format!("on 1 core; {used} need about {} or more", ms(sequential_ns / used as u64)),
-        };
-        row("sequential run", "", &ms(sequential_ns), &shared);
+        row("sequential run", "", &ms(sequential_ns), &self.shared(sequential_ns));
         self.print_tasks()?;
-        println!("  Simulated: a core for each rank, every task its measured median, messages and");
-        println!("  gradient reductions that take no time. Measured: the step of median makespan; a");
-        println!("  rank that waits in a reduction counts as busy there.");
-        if num_ranks <= *num_cores {
-            println!("  Each rank had a core of its own: the two are close if no other program runs.");
-        } else {
-            let fewer = fewer_ranks(*num_cores);
-            println!("  Here {num_ranks} ranks shared {num_cores} cores: a rank that waits for a core looks idle, or its");
-            println!("  task long. The two can only agree with a core for each: {fewer}.");
+        let place = match self.machine {
+            Machine::Cpu { .. } => "core",
+            Machine::Cuda { .. } => "device",
+        };
+        println!("  Simulated: a {place} for each rank, every task its measured median, messages and");
+        println!("  gradient reductions that take no time. Measured: the step of median makespan;");
+        match self.machine {
+            Machine::Cpu { .. } => println!("  a rank that waits in a reduction counts as busy there."),
+            Machine::Cuda { .. } => {
+                println!("  gradients are summed after it. Times are of the devices' events.")
+            }
         }
+        self.print_sharing();
         Ok(())
+    }
+
+    /// Beside the sequential run, which one core does in so many nanoseconds.
+    fn shared(&self, sequential_ns: u64) -> String {
+        let used = match self.machine {
+            Machine::Cpu { num_cores } => self.schedule.num_ranks().min(num_cores),
+            Machine::Cuda { .. } => return "on 1 core of the CPU".into(),
+        };
+        match used {
+            1 => "on 1 core".into(),
+            _ => format!("on 1 core; {used} need about {} or more", ms(sequential_ns / used as u64)),
+        }
+    }
+
+    /// Says what the step measured has to do with the step simulated.
+    fn print_sharing(&self) {
+        let num_ranks = self.schedule.num_ranks();
+        match self.machine {
+            Machine::Cpu { num_cores } if num_ranks <= num_cores => {
+                println!("  Each rank had a core of its own: the two are close if no other program runs.");
+            }
+            Machine::Cpu { num_cores } => {
+                let fewer = fewer_ranks(num_cores);
+                println!("  Here {num_ranks} ranks shared {num_cores} cores: a rank that waits for a core looks idle, or its");
+                println!("  task long. The two can only agree with a core for each: {fewer}.");
+            }
+            Machine::Cuda { num_devices, .. } if num_ranks <= num_devices => {
+                println!("  Each rank had a device of its own: the two are close if no other program runs.");
+            }
+            Machine::Cuda { num_devices, .. } => {
+                let devices = counted(num_devices, "device");
+                println!("  Here {num_ranks} ranks shared {devices}: their kernels took turns or ran side by side,");
+                println!("  so that tasks took longer than alone.");
+            }
+        }
     }
 
     fn print_tasks(&self) -> Result<(), String> {
@@ -105,11 +138,6 @@ impl<'a> Report<'a> {
         }
         Ok(())
     }
-}
-
-/// Cores that this process may use.
-pub(crate) fn num_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// `path` from where the user is, if it is below.

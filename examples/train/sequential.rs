@@ -6,6 +6,7 @@ use dualpipe::ids::{Direction, Microbatch, Stage};
 use dualpipe::op::{Pass, StageCopy};
 
 use crate::model::{Config, Tensors};
+use crate::rank::Trainer;
 use crate::text::Batch;
 use crate::trainer::{CopyTrainer, RankTrainer};
 
@@ -25,11 +26,11 @@ impl Sequential {
 
     /// The mean loss of `batch`; leaves the sums of its gradients.
     pub(crate) fn forward_backward(&mut self, batch: &Arc<Batch>) -> Result<f64, String> {
-        self.trainer.begin_step(Arc::clone(batch));
+        self.trainer.begin_step(Arc::clone(batch))?;
         for microbatch in 0..batch.num_microbatches() {
             self.one_microbatch(microbatch)?;
         }
-        Ok(self.trainer.loss_sum() / batch.num_microbatches() as f64)
+        Ok(self.trainer.loss_sum()? / batch.num_microbatches() as f64)
     }
 
     /// Takes over the parameters of a stage.

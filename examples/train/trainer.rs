@@ -1,14 +1,17 @@
-//! What a rank does when a pass is due: the same methods for a pipeline rank and for the sequential run.
+//! What a rank on the host does when a pass is due: the same methods for a pipeline rank and for the sequential run.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dualpipe::execute::{TaskRun, Tensor};
 use dualpipe::ids::Microbatch;
 use dualpipe::op::{Op, Pass, StageCopy};
 use ndarray::{Array2, ArrayView2};
 
+use crate::compare::Tolerance;
 use crate::model::{Config, Pending, Saved, StageModel, Tensors};
 use crate::optimizer::Adam;
+use crate::rank::{check_all_came_back, not_here, Reduction, Trainer};
 use crate::text::Batch;
 
 /// The stage copies of one rank, with everything that training them needs.
@@ -55,17 +58,6 @@ impl RankTrainer {
             (copy, trainer)
         };
         RankTrainer { config, copies: copies.iter().map(trainer).collect(), batch }
-    }
-
-    /// Starts a step: gradients and loss are zero, and passes speak of the micro-batches of `batch`.
-    pub(crate) fn begin_step(&mut self, batch: Arc<Batch>) {
-        self.batch = batch;
-        for (_, copy) in &mut self.copies {
-            copy.grads.clear();
-            copy.saved.clear();
-            copy.pending.clear();
-            copy.loss_sum = 0.0;
-        }
     }
 
     /// Runs `op`: `forward` are the tensors of its forward pass, `backward` those of its backward for the input.
@@ -135,43 +127,21 @@ impl RankTrainer {
         Ok(())
     }
 
-    /// Ends a step: moves every parameter against the mean of its gradients over the step's micro-batches.
-    ///
-    /// Fails if a micro-batch that went forward has not come back.
-    pub(crate) fn update(&mut self) -> Result<(), String> {
-        let scale = 1.0 / self.batch.num_microbatches() as f32;
-        for (copy, trainer) in &self.copies {
-            let (num_i, num_w) = (trainer.saved.len(), trainer.pending.len());
-            if num_i + num_w > 0 {
-                let StageCopy { direction, stage } = copy;
-                return Err(format!(
-                    "stage {stage} of direction {direction} still has to run {num_i} I and {num_w} W"
-                ));
-            }
-        }
-        for (_, copy) in &mut self.copies {
-            copy.optimizer.step(&mut copy.model.params, &copy.grads, scale);
-        }
-        Ok(())
-    }
-
-    /// The losses of the step's micro-batches that ended at this rank, added up.
-    pub(crate) fn loss_sum(&self) -> f64 {
-        self.copies.iter().map(|(_, copy)| copy.loss_sum).sum()
-    }
-
     /// The stage copies, in the order in which they were given.
     pub(crate) fn copies(&self) -> &[(StageCopy, CopyTrainer)] {
         &self.copies
     }
 
     /// The stage copy `copy`.
+    pub(crate) fn copy(&self, copy: StageCopy) -> Result<&CopyTrainer, String> {
+        let found = self.copies.iter().find(|(c, _)| *c == copy);
+        found.map(|(_, trainer)| trainer).ok_or_else(|| not_here(copy))
+    }
+
+    /// The stage copy `copy`, to change.
     pub(crate) fn copy_mut(&mut self, copy: StageCopy) -> Result<&mut CopyTrainer, String> {
         let found = self.copies.iter_mut().find(|(c, _)| *c == copy);
-        found.map(|(_, trainer)| trainer).ok_or_else(|| {
-            let StageCopy { direction, stage } = copy;
-            format!("this rank does not hold stage {stage} of direction {direction}")
-        })
+        found.map(|(_, trainer)| trainer).ok_or_else(|| not_here(copy))
     }
 
     /// A boundary tensor as rows of tokens.
@@ -180,6 +150,84 @@ impl RankTrainer {
         let view = tensor.map(|values| ArrayView2::from_shape(shape, values));
         view.transpose().map_err(|e| format!("a boundary tensor is not {shape:?}: {e}"))
     }
+}
+
+impl Trainer for RankTrainer {
+    type Gradients = Tensors;
+
+    const REDUCTION: Reduction = Reduction::InTasks;
+    const TOLERANCE: Tolerance = Tolerance::ORDER;
+
+    fn begin_step(&mut self, batch: Arc<Batch>) -> Result<(), String> {
+        self.batch = batch;
+        for (_, copy) in &mut self.copies {
+            copy.grads.clear();
+            copy.saved.clear();
+            copy.pending.clear();
+            copy.loss_sum = 0.0;
+        }
+        Ok(())
+    }
+
+    fn run_op(&mut self, op: Op, run: &mut TaskRun<'_>) -> Result<(), String> {
+        let forward = match &mut run.forward {
+            None => Boundary::default(),
+            Some(pass) => Boundary { input: read(pass.inputs)?, output: written(pass.outputs)? },
+        };
+        let backward = match &mut run.backward {
+            None => Boundary::default(),
+            Some(pass) => Boundary { input: read(pass.output_grads)?, output: written(pass.input_grads)? },
+        };
+        self.run(op, forward, backward)
+    }
+
+    fn give_gradients(&self, copy: StageCopy) -> Result<Tensors, String> {
+        Ok(self.copy(copy)?.grads.clone())
+    }
+
+    fn reduce(&mut self, copy: StageCopy, twin: &Tensors) -> Result<(), String> {
+        self.copy_mut(copy)?.grads.add(twin);
+        Ok(())
+    }
+
+    fn update(&mut self) -> Result<(), String> {
+        let scale = 1.0 / self.batch.num_microbatches() as f32;
+        for (copy, trainer) in &self.copies {
+            check_all_came_back(*copy, trainer.saved.len(), trainer.pending.len())?;
+        }
+        for (_, copy) in &mut self.copies {
+            copy.optimizer.step(&mut copy.model.params, &copy.grads, scale);
+        }
+        Ok(())
+    }
+
+    fn loss_sum(&self) -> Result<f64, String> {
+        Ok(self.copies.iter().map(|(_, copy)| copy.loss_sum).sum())
+    }
+
+    fn expert_loads(&self, copy: StageCopy) -> Result<Vec<u64>, String> {
+        Ok(self.copy(copy)?.expert_loads.clone())
+    }
+
+    fn grads(&self, copy: StageCopy) -> Result<Tensors, String> {
+        Ok(self.copy(copy)?.grads.clone())
+    }
+
+    fn params(&self, copy: StageCopy) -> Result<Tensors, String> {
+        Ok(self.copy(copy)?.model.params.clone())
+    }
+}
+
+/// The one tensor of a boundary; at the ends of the model there is none.
+fn read(tensors: &[Tensor]) -> Result<Option<&[f32]>, String> {
+    let Some(tensor) = tensors.first() else { return Ok(None) };
+    tensor.as_slice().map(Some).ok_or_else(|| "a boundary tensor is not there as f32".into())
+}
+
+/// As [`read`], to be written.
+fn written(tensors: &mut [Tensor]) -> Result<Option<&mut [f32]>, String> {
+    let Some(tensor) = tensors.first_mut() else { return Ok(None) };
+    tensor.as_mut_slice().map(Some).ok_or_else(|| "a boundary tensor is not there as f32".into())
 }
 
 /// Writes `result` to `buffer`, if the stage has a neighbour to read it.

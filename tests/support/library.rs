@@ -81,10 +81,22 @@ pub(crate) fn compile(standard: &str, source: &Path) -> PathBuf {
     let program = scratch().join(format!("{name}-{standard}"));
     let mut command = compiler(standard);
     command.arg("-O1").arg("-g").arg(source).arg("-o").arg(&program);
-    command.arg("-L").arg(folder()).arg("-ldualpipe").arg("-pthread");
+    command.arg("-L").arg(folder()).args(["-ldualpipe", "-pthread", "-ldl"]);
     command.arg(format!("-Wl,-rpath,{}", folder().display()));
     run(&mut command);
     program
+}
+
+/// A folder with the stand-in libcuda.so.1 and libnccl.so.2, for a program that looks for them with `LD_LIBRARY_PATH`.
+pub(crate) fn standins() -> &'static Path {
+    static STANDINS: OnceLock<PathBuf> = OnceLock::new();
+    STANDINS.get_or_init(|| {
+        let out = root().join("target/standin");
+        for which in ["cuda_standin", "nccl_standin"] {
+            run(Command::new(root().join("tests").join(which).join("build")).arg(&out));
+        }
+        out
+    })
 }
 
 /// Every function that the headers declare, in order, each with its header.

@@ -103,6 +103,7 @@ fn nccl() -> &'static NcclControl {
 /// One use of the stand-ins, from reset to a look at what they found. One at a time in a process.
 pub(crate) struct Session {
     has_nccl: bool,
+    #[allow(clippy::vec_box)] // the stand-in has their addresses
     kernels: Mutex<Vec<Box<Kernel>>>,
 }
 

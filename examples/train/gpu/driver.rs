@@ -11,6 +11,7 @@ pub(crate) use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
+use dualpipe::execute::CudaOptions;
 
 /// The compiled kernels: kernels/NAME.cu.
 const MODULES: [&str; 6] = [
@@ -36,6 +37,7 @@ fn by(call: &'static str) -> impl Fn(DriverError) -> String {
 
 /// A device's primary context, with the kernels loaded.
 pub(crate) struct Device {
+    ordinal: usize,
     raw: sys::CUdevice,
     context: sys::CUcontext,
     modules: Vec<sys::CUmodule>,
@@ -112,11 +114,11 @@ impl Device {
             return Err("cuda: there is no libcuda.so.1: no NVIDIA driver is installed".into());
         }
         result::init().map_err(by("cuInit"))?;
-        let ordinal = i32::try_from(ordinal).map_err(|e| format!("cuda: device {ordinal}: {e}"))?;
-        let raw = result::device::get(ordinal).map_err(by("cuDeviceGet"))?;
+        let number = i32::try_from(ordinal).map_err(|e| format!("cuda: device {ordinal}: {e}"))?;
+        let raw = result::device::get(number).map_err(by("cuDeviceGet"))?;
         // SAFETY: a device that the driver named; released when the `Device` is dropped.
         let context = unsafe { result::primary_ctx::retain(raw) }.map_err(by("cuDevicePrimaryCtxRetain"))?;
-        let mut device = Device { raw, context, modules: Vec::new(), kernels: BTreeMap::new() };
+        let mut device = Device { ordinal, raw, context, modules: Vec::new(), kernels: BTreeMap::new() };
         for ptx in MODULES {
             device.load(ptx)?;
         }
@@ -223,6 +225,15 @@ impl Stream {
     /// The driver's name for it.
     pub(crate) fn raw(&self) -> CUstream {
         self.raw
+    }
+
+    /// Options of an executor that computes on this stream. It must be dropped before the stream, or it computes on a
+    /// stream that is gone.
+    pub(crate) fn compute_options(&self) -> CudaOptions {
+        let options = CudaOptions::new(self.device.ordinal);
+        // SAFETY: a stream of that device's primary context; `Pipeline`, which alone makes such executors, drops them
+        // all before the trainers, whose the streams are.
+        unsafe { options.with_compute_stream(self.raw.cast()) }
     }
 
     /// Waits until all that was enqueued is done.

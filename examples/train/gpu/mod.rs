@@ -3,7 +3,7 @@
 //! ```text
 //! driver   the driver's calls, and all `unsafe`      queue    kernels, by name and parameters
 //! layout   where everything lies in memory           stage    F, I and W of a stage
-//! trainer  a rank's stages, pass by pass
+//! trainer  a rank's stages, pass by pass             pipeline the ranks, spread over the devices
 //! ```
 //!
 //! A pass only enqueues: nothing waits for the device, and nothing that the device decides, as which expert a token
@@ -12,12 +12,12 @@
 
 mod driver;
 mod layout;
+mod pipeline;
 mod queue;
 mod stage;
 mod trainer;
 
 #[cfg(test)]
+mod pipeline_tests;
+#[cfg(test)]
 mod tests;
-
-pub(crate) use driver::{CUdeviceptr, CUstream, Device};
-pub(crate) use trainer::{GivenGradients, GpuBoundary, GpuTrainer};

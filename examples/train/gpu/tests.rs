@@ -6,14 +6,15 @@ use std::sync::Arc;
 use dualpipe::ids::{Direction, Microbatch, Stage};
 use dualpipe::op::{Op, Pass, StageCopy};
 
-use super::driver::{Argument, Memory};
-use super::{Device, GpuBoundary, GpuTrainer};
+use super::driver::{Argument, Device, Memory};
+use super::trainer::{GpuBoundary, GpuTrainer};
 use crate::model::{Config, Tensors};
+use crate::rank::Trainer;
 use crate::text::{Batch, Text};
 use crate::trainer::RankTrainer;
 
 #[path = "../../../tests/support/standin.rs"]
-mod standin;
+pub(super) mod standin;
 
 use standin::{Session, EAGER, LAZY};
 
@@ -84,7 +85,7 @@ impl Twice {
     }
 
     fn begin_step(&mut self, batch: &Arc<Batch>) {
-        self.host.begin_step(Arc::clone(batch));
+        self.host.begin_step(Arc::clone(batch)).unwrap();
         self.gpu.begin_step(Arc::clone(batch)).unwrap();
     }
 
@@ -177,7 +178,7 @@ impl Twice {
     }
 
     fn check(&self, what: &str) {
-        let (got, want) = (self.gpu.loss_sum().unwrap(), self.host.loss_sum());
+        let (got, want) = (self.gpu.loss_sum().unwrap(), self.host.loss_sum().unwrap());
         assert!((got - want).abs() < 1e-5 * want, "{what}: loss {got}, not {want}");
         for (copy, host) in self.host.copies() {
             let what = format!("{what}, stage {}", copy.stage);
@@ -280,14 +281,13 @@ fn reduced(seed: u64, num_devices: u32, is_wait_skipped: bool) -> (String, [Tens
         let stream = trainer.stream();
         trainer.run(Op::F(pass), GpuBoundary::default(), GpuBoundary::default(), stream).unwrap();
         trainer.run(Op::B(pass), GpuBoundary::default(), GpuBoundary::default(), stream).unwrap();
-        given.push((copy, trainer.give_gradients(copy, stream).unwrap()));
+        given.push((copy, trainer.give_gradients(copy).unwrap()));
     }
     if is_wait_skipped {
         session.skip_wait(1, 0);
     }
     for (trainer, (twin, copy)) in ranks.iter_mut().zip([(1, 0), (0, 1)]) {
-        let stream = trainer.stream();
-        trainer.reduce(given[copy].0, &given[twin].1, stream).unwrap();
+        trainer.reduce(given[copy].0, &given[twin].1).unwrap();
     }
     let grads = [0, 1].map(|rank| ranks[rank].grads(given[rank].0).unwrap());
     drop((ranks, given));
@@ -298,7 +298,7 @@ fn reduced(seed: u64, num_devices: u32, is_wait_skipped: bool) -> (String, [Tens
 fn two_copies_of_a_stage_get_the_same_sum() {
     let config = config(1);
     let mut host = RankTrainer::new(config, &copies(1, Direction::Down), 1, Arc::default());
-    host.begin_step(batch(&config, 0, 2));
+    host.begin_step(batch(&config, 0, 2)).unwrap();
     for microbatch in 0..2 {
         let pass = Pass { direction: Direction::Down, stage: Stage(0), microbatch: Microbatch(microbatch) };
         host.forward(pass, None, None).unwrap();

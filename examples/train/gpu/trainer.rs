@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dualpipe::execute::{CudaOptions, Place, TaskRun, Tensor};
 use dualpipe::ids::Microbatch;
 use dualpipe::op::{Op, Pass, StageCopy};
 
@@ -10,8 +11,10 @@ use super::driver::{CUdeviceptr, CUstream, Device, Event, Memory, Stream};
 use super::layout::{Block, Matrices, Offsets, Scratch, Sizes, Slot};
 use super::queue::Queue;
 use super::stage::StagePass;
+use crate::compare::Tolerance;
 use crate::model::{Config, StageModel, Tensors};
 use crate::optimizer::{factors, BETA_1, BETA_2, EPSILON};
+use crate::rank::{check_all_came_back, not_here, Reduction, Trainer};
 use crate::text::Batch;
 
 /// The stage copies of one rank.
@@ -163,40 +166,16 @@ impl GpuTrainer {
         Ok(GpuTrainer { stream, sizes, copies, batch: Arc::new(Batch::default()), bytes: None })
     }
 
-    /// The stream that the trainer itself uses, to be the rank's compute stream. It lives as long as the trainer.
-    pub(crate) fn stream(&self) -> CUstream {
-        self.stream.0.raw()
+    /// How an executor computes on the trainer's stream. It must be dropped before the trainer.
+    pub(crate) fn executor_options(&self, uses_graph: bool) -> CudaOptions {
+        let mut options = self.stream.0.compute_options();
+        (options.is_timed, options.uses_graph) = (true, uses_graph);
+        options
     }
 
-    /// Starts a step: gradients and loss are zero, and passes speak of the micro-batches of `batch`.
-    ///
-    /// A captured step goes on with the memory that it was captured with: batches must not grow.
-    pub(crate) fn begin_step(&mut self, batch: Arc<Batch>) -> Result<(), String> {
-        let stream = &self.stream.0;
-        let tokens = batch.microbatches().iter().map(|microbatch| &microbatch.tokens);
-        let targets = batch.microbatches().iter().map(|microbatch| &microbatch.targets);
-        let bytes: Vec<u8> = tokens.chain(targets).flatten().copied().collect();
-        if bytes.len() != 2 * batch.num_microbatches() * self.sizes.tokens {
-            return Err(format!("a micro-batch does not have {} tokens", self.sizes.tokens));
-        }
-        if let Some((_, copy)) = self.copies.first() {
-            if self.batch.num_microbatches() < batch.num_microbatches() {
-                stream.synchronize()?;
-                self.bytes = None;
-            }
-            if self.bytes.is_none() {
-                self.bytes = Some(Memory::zeros(copy.params.device(), bytes.len(), stream.raw())?);
-            }
-        }
-        self.batch = batch;
-        for (_, copy) in &mut self.copies {
-            copy.grads.clear(stream.raw())?;
-            copy.loss_sum.clear(stream.raw())?;
-            // Of a step that failed.
-            let left = std::mem::take(&mut copy.saved).into_values();
-            copy.free_slots.extend(left.chain(std::mem::take(&mut copy.pending).into_values()));
-        }
-        self.bytes.as_ref().map_or(Ok(()), |memory| memory.upload(&bytes, stream))
+    /// The stream that the trainer itself uses. It lives as long as the trainer.
+    pub(crate) fn stream(&self) -> CUstream {
+        self.stream.0.raw()
     }
 
     /// Enqueues `op`: `forward` are the tensors of its forward pass, `backward` those of its backward for the input.
@@ -265,90 +244,8 @@ impl GpuTrainer {
         self.stage_pass(pass, slot, queue)?.backward_weight(grads)
     }
 
-    /// Gives the gradients of `copy`, which are final once `stream` has come here, to its twin.
-    pub(crate) fn give_gradients(&self, copy: StageCopy, stream: CUstream) -> Result<GivenGradients, String> {
-        let copy = self.copy(copy)?;
-        copy.ready.record(stream)?;
-        Ok(GivenGradients { grads: Arc::clone(&copy.grads), ready: Arc::clone(&copy.ready) })
-    }
-
-    /// Enqueues the sum of `copy`'s gradients and its twin's: the same bits at both. The twin must not begin another
-    /// step before that is done.
-    pub(crate) fn reduce(
-        &mut self,
-        copy: StageCopy,
-        twin: &GivenGradients,
-        stream: CUstream,
-    ) -> Result<(), String> {
-        let copy = self.copy_mut(copy)?;
-        let device = Arc::clone(copy.params.device());
-        let queue = Queue { device: &device, stream };
-        let count = copy.offsets.count;
-        if copy.reduced.is_none() {
-            copy.reduced = Some(Memory::zeros(&device, count * size_of::<f32>(), stream)?);
-        }
-        let Some(reduced) = &copy.reduced else { return Ok(()) };
-        twin.ready.wait(&device, stream)?;
-        let other = if twin.grads.device().shares_memory_with(&device) {
-            twin.grads.address()
-        } else {
-            reduced.copy_from(&twin.grads, stream)?;
-            reduced.address()
-        };
-        queue.add(copy.grads.address(), other, reduced.address(), count)
-    }
-
-    /// Ends a step: moves every parameter against the mean of its gradients over the step's micro-batches.
-    ///
-    /// Fails if a micro-batch that went forward has not come back.
-    pub(crate) fn update(&mut self) -> Result<(), String> {
-        let stream = self.stream();
-        let scale = 1.0 / self.batch.num_microbatches() as f32;
-        for (copy, trainer) in &self.copies {
-            let (num_i, num_w) = (trainer.saved.len(), trainer.pending.len());
-            if num_i + num_w > 0 {
-                let StageCopy { direction, stage } = copy;
-                return Err(format!(
-                    "stage {stage} of direction {direction} still has to run {num_i} I and {num_w} W"
-                ));
-            }
-        }
-        for (_, copy) in &mut self.copies {
-            copy.num_steps = copy.num_steps.saturating_add(1);
-            let (rate, second_scale) = factors(copy.num_steps);
-            let memories = [&copy.params, copy.gradients(), &copy.first_moments, &copy.second_moments];
-            let queue = Queue { device: copy.params.device(), stream };
-            let factors = [scale, rate, second_scale, BETA_1, BETA_2, EPSILON];
-            queue.adam(memories.map(Memory::address), factors, copy.offsets.count)?;
-        }
-        Ok(())
-    }
-
-    /// The losses of the step's micro-batches that ended at this rank, added up. Waits for the stream.
-    pub(crate) fn loss_sum(&self) -> Result<f64, String> {
-        let losses =
-            self.copies.iter().map(|(_, copy)| Ok(copy.loss_sum.download::<f64>(1, &self.stream.0)?[0]));
-        losses.sum()
-    }
-
-    /// Tokens that the copy sent to each expert since the start. Waits for the stream, as what follows.
-    pub(crate) fn expert_loads(&self, copy: StageCopy) -> Result<Vec<u64>, String> {
-        self.copy(copy)?.loads.download(self.sizes.experts, &self.stream.0)
-    }
-
-    /// The copy's gradients: with the twin's, once they have been reduced.
-    pub(crate) fn grads(&self, copy: StageCopy) -> Result<Tensors, String> {
-        let copy = self.copy(copy)?;
-        copy.tensors(copy.gradients(), &self.stream.0)
-    }
-
-    /// The copy's parameters.
-    pub(crate) fn params(&self, copy: StageCopy) -> Result<Tensors, String> {
-        let copy = self.copy(copy)?;
-        copy.tensors(&copy.params, &self.stream.0)
-    }
-
     /// The stage copies, in the order in which they were given.
+    #[cfg(test)]
     pub(crate) fn copies(&self) -> impl Iterator<Item = StageCopy> + '_ {
         self.copies.iter().map(|(copy, _)| *copy)
     }
@@ -397,12 +294,133 @@ impl GpuTrainer {
     }
 }
 
+/// The work is enqueued on [`GpuTrainer::stream`], on which the rank's executor computes too.
+impl Trainer for GpuTrainer {
+    type Gradients = GivenGradients;
+
+    const REDUCTION: Reduction = Reduction::AfterTheStep;
+    const TOLERANCE: Tolerance = Tolerance::DEVICE;
+
+    /// A captured step goes on with the memory that it was captured with: batches must not grow.
+    fn begin_step(&mut self, batch: Arc<Batch>) -> Result<(), String> {
+        let stream = &self.stream.0;
+        let tokens = batch.microbatches().iter().map(|microbatch| &microbatch.tokens);
+        let targets = batch.microbatches().iter().map(|microbatch| &microbatch.targets);
+        let bytes: Vec<u8> = tokens.chain(targets).flatten().copied().collect();
+        if bytes.len() != 2 * batch.num_microbatches() * self.sizes.tokens {
+            return Err(format!("a micro-batch does not have {} tokens", self.sizes.tokens));
+        }
+        if let Some((_, copy)) = self.copies.first() {
+            if self.batch.num_microbatches() < batch.num_microbatches() {
+                stream.synchronize()?;
+                self.bytes = None;
+            }
+            if self.bytes.is_none() {
+                self.bytes = Some(Memory::zeros(copy.params.device(), bytes.len(), stream.raw())?);
+            }
+        }
+        self.batch = batch;
+        for (_, copy) in &mut self.copies {
+            copy.grads.clear(stream.raw())?;
+            copy.loss_sum.clear(stream.raw())?;
+            // Of a step that failed.
+            let left = std::mem::take(&mut copy.saved).into_values();
+            copy.free_slots.extend(left.chain(std::mem::take(&mut copy.pending).into_values()));
+        }
+        self.bytes.as_ref().map_or(Ok(()), |memory| memory.upload(&bytes, stream))
+    }
+
+    fn run_op(&mut self, op: Op, run: &mut TaskRun<'_>) -> Result<(), String> {
+        let streams = run.streams.ok_or("the task has no stream")?;
+        let forward = match &run.forward {
+            None => GpuBoundary::default(),
+            Some(pass) => GpuBoundary { input: address(pass.inputs)?, output: address(pass.outputs)? },
+        };
+        let backward = match &run.backward {
+            None => GpuBoundary::default(),
+            Some(pass) => {
+                GpuBoundary { input: address(pass.output_grads)?, output: address(pass.input_grads)? }
+            }
+        };
+        self.run(op, forward, backward, streams.compute.cast())
+    }
+
+    fn give_gradients(&self, copy: StageCopy) -> Result<GivenGradients, String> {
+        let copy = self.copy(copy)?;
+        copy.ready.record(self.stream())?;
+        Ok(GivenGradients { grads: Arc::clone(&copy.grads), ready: Arc::clone(&copy.ready) })
+    }
+
+    /// The twin must not begin another step before that is done.
+    fn reduce(&mut self, copy: StageCopy, twin: &GivenGradients) -> Result<(), String> {
+        let stream = self.stream();
+        let copy = self.copy_mut(copy)?;
+        let device = Arc::clone(copy.params.device());
+        let queue = Queue { device: &device, stream };
+        let count = copy.offsets.count;
+        if copy.reduced.is_none() {
+            copy.reduced = Some(Memory::zeros(&device, count * size_of::<f32>(), stream)?);
+        }
+        let Some(reduced) = &copy.reduced else { return Ok(()) };
+        twin.ready.wait(&device, stream)?;
+        let other = if twin.grads.device().shares_memory_with(&device) {
+            twin.grads.address()
+        } else {
+            reduced.copy_from(&twin.grads, stream)?;
+            reduced.address()
+        };
+        queue.add(copy.grads.address(), other, reduced.address(), count)
+    }
+
+    fn update(&mut self) -> Result<(), String> {
+        let stream = self.stream();
+        let scale = 1.0 / self.batch.num_microbatches() as f32;
+        for (copy, trainer) in &self.copies {
+            check_all_came_back(*copy, trainer.saved.len(), trainer.pending.len())?;
+        }
+        for (_, copy) in &mut self.copies {
+            copy.num_steps = copy.num_steps.saturating_add(1);
+            let (rate, second_scale) = factors(copy.num_steps);
+            let memories = [&copy.params, copy.gradients(), &copy.first_moments, &copy.second_moments];
+            let queue = Queue { device: copy.params.device(), stream };
+            let factors = [scale, rate, second_scale, BETA_1, BETA_2, EPSILON];
+            queue.adam(memories.map(Memory::address), factors, copy.offsets.count)?;
+        }
+        Ok(())
+    }
+
+    fn loss_sum(&self) -> Result<f64, String> {
+        let losses =
+            self.copies.iter().map(|(_, copy)| Ok(copy.loss_sum.download::<f64>(1, &self.stream.0)?[0]));
+        losses.sum()
+    }
+
+    fn expert_loads(&self, copy: StageCopy) -> Result<Vec<u64>, String> {
+        self.copy(copy)?.loads.download(self.sizes.experts, &self.stream.0)
+    }
+
+    fn grads(&self, copy: StageCopy) -> Result<Tensors, String> {
+        let copy = self.copy(copy)?;
+        copy.tensors(copy.gradients(), &self.stream.0)
+    }
+
+    fn params(&self, copy: StageCopy) -> Result<Tensors, String> {
+        let copy = self.copy(copy)?;
+        copy.tensors(&copy.params, &self.stream.0)
+    }
+}
+
+/// Where the one tensor of a boundary is; at the ends of the model there is none.
+fn address(tensors: &[Tensor]) -> Result<Option<CUdeviceptr>, String> {
+    let Some(tensor) = tensors.first() else { return Ok(None) };
+    match (tensor.place(), tensor.data()) {
+        (Place::Cuda(_), Some(data)) => Ok(Some(data.addr().get() as CUdeviceptr)),
+        _ => Err("a boundary tensor is not on a device".into()),
+    }
+}
+
 #[derive(Clone, Copy)]
 enum Side {
     Tokens,
     Targets,
-}
-
-fn not_here(StageCopy { direction, stage }: StageCopy) -> String {
-    format!("this rank does not hold stage {stage} of direction {direction}")
 }
