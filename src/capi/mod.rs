@@ -97,6 +97,7 @@ pub mod version;
 // What they are made with.
 mod args;
 mod caller_streams;
+mod connect;
 mod guard;
 mod handle;
 mod options;

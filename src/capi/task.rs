@@ -86,8 +86,8 @@ pub struct dualpipe_task {
 }
 
 /// Runs one task on the thread that runs the step, and returns 0; on a CUDA device enqueues it, and waits for nothing.
-/// Anything else ends the step on all ranks. The task and all that it points to is valid until it returns. It may call any function of the library but those on its own
-/// executor, which return DUALPIPE_ERROR_BUSY.
+/// Anything else ends the step on all ranks. The task and all that it points to is valid until it returns. It may call
+/// any function of the library but those on its own executor, which return DUALPIPE_ERROR_BUSY.
 pub type dualpipe_task_fn =
     Option<unsafe extern "C-unwind" fn(user_data: *mut c_void, task: *const dualpipe_task) -> i32>;
 

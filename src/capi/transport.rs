@@ -4,8 +4,8 @@
 use std::ffi::{c_char, c_void, CStr};
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::args::{self, Out, UserData};
 use super::guard::call;
@@ -36,9 +36,8 @@ pub struct dualpipe_transfer {
     pub size: u32,
     /// The other rank.
     pub peer: u32,
-    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a
-    /// channel and over
-    /// all; a transport may rely on that instead of the tag.
+    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
+    /// over all; a transport may rely on that instead of the tag.
     pub channel: u32,
     /// 0.
     pub reserved: u32,
@@ -108,8 +107,8 @@ pub struct dualpipe_transport {
     pub withdraw: dualpipe_transport_done_fn,
     /// Writes in words what went wrong last, NUL-terminated, at most capacity bytes. NULL: no words.
     pub last_error: dualpipe_transport_error_fn,
-    /// The executor has been freed: no function is called any more. Not called if the executor could not be created.
-    /// NULL: nothing to do.
+    /// The executor has been freed: no function is called any more. It comes after a watchdog's abort; one that takes
+    /// longer than 5 s calls it itself. Not called if the executor could not be created. NULL: nothing to do.
     pub destroy: dualpipe_transport_done_fn,
 }
 
@@ -193,8 +192,77 @@ pub(super) struct CallerTransport {
     /// How often in a row the library had to wait by itself.
     idle: u32,
     notice: Option<Notice>,
+    end: Arc<End>,
+}
+
+/// What the executor's thread and a watchdog's, which may still be in `abort` when the executor is freed, agree on:
+/// destroy is called when the executor is gone and nobody is in a function any more.
+struct End {
+    destroy: dualpipe_transport_done_fn,
+    user_data: UserData,
     /// Whether an executor has it: before that, destroy is none of the library's business.
     is_taken: Arc<AtomicBool>,
+    state: Mutex<EndState>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct EndState {
+    /// Calls under way by threads of the watchdog's.
+    callers: usize,
+    is_over: bool,
+}
+
+/// How long the executor's thread waits for them. Then the last of them calls destroy.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl End {
+    fn lock(&self) -> MutexGuard<'_, EndState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Calls a function of the caller's, unless destroy has been or is about to be called.
+    fn call<T>(&self, function: impl FnOnce() -> T) -> Option<T> {
+        let mut state = self.lock();
+        if state.is_over {
+            return None;
+        }
+        state.callers += 1;
+        drop(state);
+        let result = function();
+        let mut state = self.lock();
+        state.callers -= 1;
+        let is_last = state.is_over && state.callers == 0;
+        drop(state);
+        self.left.notify_all();
+        if is_last {
+            self.destroy();
+        }
+        Some(result)
+    }
+
+    /// The executor is gone.
+    fn end(&self) {
+        let mut state = self.lock();
+        let deadline = Instant::now() + END_TIMEOUT;
+        while state.callers > 0 && Instant::now() < deadline {
+            let waited = self.left.wait_timeout(state, deadline.saturating_duration_since(Instant::now()));
+            state = waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state);
+        }
+        state.is_over = true;
+        let is_last = state.callers == 0;
+        drop(state);
+        if is_last {
+            self.destroy();
+        }
+    }
+
+    fn destroy(&self) {
+        if let Some(destroy) = self.destroy.filter(|_| self.is_taken.load(Ordering::Acquire)) {
+            // SAFETY: the caller's function, with the caller's data.
+            unsafe { destroy(self.user_data.0) };
+        }
+    }
 }
 
 // SAFETY: the table's documentation says on which threads its functions are called.
@@ -216,19 +284,21 @@ impl CallerTransport {
         if let Some((name, _)) = needed.iter().find(|(_, is_there)| !is_there) {
             return Err(Failure::argument(&format!("{argument}->{name}"), "is NULL"));
         }
-        let (user_data, is_taken) = (UserData(table.user_data), Arc::default());
-        Ok(CallerTransport { table, user_data, idle: 0, notice: None, is_taken })
+        let user_data = UserData(table.user_data);
+        let (is_taken, state, left) = (Arc::default(), Mutex::default(), Condvar::new());
+        let end = Arc::new(End { destroy: table.destroy, user_data, is_taken, state, left });
+        Ok(CallerTransport { table, user_data, idle: 0, notice: None, end })
     }
 
-    /// How it tells of failures.
+    /// How it tells of failures, also on other threads.
     pub(super) fn alarm(&self) -> Alarm {
         let dualpipe_transport { abort, poll_abort, .. } = self.table;
-        Alarm { abort, poll_abort, user_data: self.user_data }
+        Alarm { abort, poll_abort, user_data: self.user_data, end: Arc::clone(&self.end) }
     }
 
     /// To be set when an executor has been made of it.
     pub(super) fn is_taken(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.is_taken)
+        Arc::clone(&self.end.is_taken)
     }
 
     /// Starts a transfer, in the order of a stream if there is one, of that device.
@@ -301,6 +371,7 @@ pub(super) struct Alarm {
     abort: dualpipe_transport_abort_fn,
     poll_abort: dualpipe_transport_poll_fn,
     user_data: UserData,
+    end: Arc<End>,
 }
 
 impl Alarm {
@@ -309,7 +380,8 @@ impl Alarm {
         let poll = self.poll_abort?;
         let (mut rank, mut text) = (0, [0 as c_char; TEXT_MAX]);
         // SAFETY: the caller's function, with room for what it writes.
-        let told = unsafe { poll(self.user_data.0, &mut rank, text.as_mut_ptr(), TEXT_MAX) };
+        let ask = || unsafe { poll(self.user_data.0, &mut rank, text.as_mut_ptr(), TEXT_MAX) };
+        let told = self.end.call(ask)?;
         (told != 0).then(|| Notice { rank: Rank(rank), text: text_of(&mut text) })
     }
 
@@ -318,7 +390,7 @@ impl Alarm {
         if let Some(abort) = self.abort {
             let text = super::status::c_text(&notice.text);
             // SAFETY: the caller's function, with a text that outlives the call.
-            unsafe { abort(self.user_data.0, notice.rank.0, text.as_ptr()) };
+            self.end.call(|| unsafe { abort(self.user_data.0, notice.rank.0, text.as_ptr()) });
         }
     }
 }
@@ -390,9 +462,6 @@ impl Transport for CallerTransport {
 
 impl Drop for CallerTransport {
     fn drop(&mut self) {
-        if let Some(destroy) = self.table.destroy.filter(|_| self.is_taken.load(Ordering::Acquire)) {
-            // SAFETY: the caller's function, with the caller's data.
-            unsafe { destroy(self.user_data.0) };
-        }
+        self.end.end();
     }
 }

@@ -62,8 +62,11 @@ pub struct CudaLink(Link);
 enum Link {
     Inproc(Inproc),
     Nccl(NcclOptions),
-    Custom(Box<dyn FnOnce(&Arc<Context>) -> Box<dyn StreamTransport>>),
+    Custom(Box<Connect>),
 }
+
+/// Makes a transport for a device.
+type Connect = dyn FnOnce(&Arc<Context>) -> Box<dyn StreamTransport>;
 
 impl CudaLink {
     /// The ranks are of one process, on one device or several.
