@@ -86,6 +86,7 @@
 #include "dualpipe/log.h"
 #include "dualpipe/memory.h"
 #include "dualpipe/op.h"
+#include "dualpipe/overlap.h"
 #include "dualpipe/program.h"
 #include "dualpipe/schedule.h"
 #include "dualpipe/status.h"

@@ -85,8 +85,8 @@ typedef struct dualpipe_cuda_options {
    */
   uint32_t device;
   /**
-   * The stream to compute on: a CUstream or cudaStream_t of the device, borrowed until the executor is freed. NULL: one
-   * of the executor's own. (void *)1 is the legacy default stream, which cannot be captured.
+   * The stream to compute on: a CUstream or cudaStream_t of the device, borrowed until the executor is freed.
+   * NULL: one of the executor's own. (void *)1 is the legacy default stream, which cannot be captured.
    */
   void *compute_stream;
   /**
@@ -102,20 +102,20 @@ typedef struct dualpipe_cuda_options {
    */
   uint32_t is_timed;
   /**
-   * 1: a step returns when all of it is enqueued, and dualpipe_executor_synchronize waits for it; what is enqueued on
-   * compute_stream afterwards comes after the step. 0: a step returns when the device is done with it.
+   * 1: a step returns when all of it is enqueued, and dualpipe_executor_synchronize waits for it; what is enqueued
+   * on compute_stream afterwards comes after the step. 0: a step returns when the device is done with it.
    */
   uint32_t is_stream_ordered;
   /**
-   * 1: the second step is captured as a CUDA graph, which later steps launch without calling the tasks. Every rank must
-   * say the same. A task must be capturable, and must not wait for another rank's; if it is not, steps go on as usual,
-   * and dualpipe_executor_graph says why. Not with exchanges_shapes or the caller's memory.
+   * 1: the second step is captured as a CUDA graph, which later steps launch without calling the tasks. Every rank
+   * must say the same. A task must be capturable, and must not wait for another rank's; if it is not, steps go on
+   * as usual, and dualpipe_executor_graph says why. Not with exchanges_shapes or the caller's memory.
    */
   uint32_t uses_graph;
   /**
-   * 1: the shapes of tensors travel with them, so that a task may write smaller ones than agreed into the shape of its
-   * outputs and input_grads. With NCCL the host then waits for each message's header, and gradients may be absent,
-   * which otherwise NCCL cannot tell. Every rank must say the same.
+   * 1: the shapes of tensors travel with them, so that a task may write smaller ones than agreed into the shape of
+   * its outputs and input_grads. With NCCL the host then waits for each message's header, and gradients may be
+   * absent, which otherwise NCCL cannot tell. Every rank must say the same.
    */
   uint32_t exchanges_shapes;
   /**

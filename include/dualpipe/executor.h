@@ -72,9 +72,10 @@ typedef struct dualpipe_executor_options {
    */
   const dualpipe_transport *transport;
   /**
-   * The caller's own memory for tensors, copied. NULL: the executor has its own, reused from step to step. With cuda it
-   * is memory of the device, used and given back in the order of the compute stream: what allocate gives may still be
-   * in use by what was enqueued there before, what release gets may be used again by what is enqueued there afterwards.
+   * The caller's own memory for tensors, copied. NULL: the executor has its own, reused from step to step. With
+   * cuda it is memory of the device, used and given back in the order of the compute stream: what allocate gives
+   * may still be in use by what was enqueued there before, what release gets may be used again by what is enqueued
+   * there afterwards.
    */
   const dualpipe_memory *memory;
   /**
@@ -134,12 +135,12 @@ extern "C" {
 
 /**
  * Creates an executor for `program`. It takes its rank's place in the inproc, or the transport; its buffers are
- * allocated now, with cuda on the device, with its streams and events. With nccl it waits, at most timeout_ns, until all
- * ranks that it has messages with have come. The program may be freed.
+ * allocated now, with cuda on the device, with its streams and events. With nccl it waits, at most timeout_ns, until
+ * all ranks that it has messages with have come. The program may be freed.
  *
  * Errors: DUALPIPE_ERROR_INVALID_ARGUMENT, also if the rank's place is taken; DUALPIPE_ERROR_POISONED if a rank of the
- * inproc has failed; with cuda DUALPIPE_ERROR_UNAVAILABLE and DUALPIPE_ERROR_DEVICE, with nccl DUALPIPE_ERROR_TIMEOUT and
- * DUALPIPE_ERROR_TRANSPORT.
+ * inproc has failed; with cuda DUALPIPE_ERROR_UNAVAILABLE and DUALPIPE_ERROR_DEVICE, with nccl
+ * DUALPIPE_ERROR_TIMEOUT and DUALPIPE_ERROR_TRANSPORT.
  */
 dualpipe_status dualpipe_executor_create(dualpipe_program_t program,
                                          const struct dualpipe_executor_options *options,
@@ -177,12 +178,12 @@ dualpipe_status dualpipe_executor_set_microbatch(dualpipe_executor_t executor,
  * Returns when all are done and all that was sent has been taken. It does not allocate once the first step has run.
  *
  * On a CUDA device a task only enqueues, on the streams that it is handed; no task waits for another. The step returns
- * when the device is done, or with is_stream_ordered when all of it is enqueued; it then first waits for the end of the
- * step before.
+ * when the device is done, or with is_stream_ordered when all of it is enqueued; it then first waits for the end of
+ * the step before.
  *
  * Errors, each with rank, instruction and peer: DUALPIPE_ERROR_TIMEOUT, DUALPIPE_ERROR_CALLBACK_FAILED,
- * DUALPIPE_ERROR_PEER_FAILED, DUALPIPE_ERROR_TRANSPORT, DUALPIPE_ERROR_DEVICE; DUALPIPE_ERROR_POISONED after any of them.
- * All other ranks end with an error too.
+ * DUALPIPE_ERROR_PEER_FAILED, DUALPIPE_ERROR_TRANSPORT, DUALPIPE_ERROR_DEVICE; DUALPIPE_ERROR_POISONED after any of
+ * them. All other ranks end with an error too.
  */
 dualpipe_status dualpipe_executor_step(dualpipe_executor_t executor,
                                        dualpipe_task_fn task,
@@ -216,8 +217,8 @@ dualpipe_status dualpipe_executor_synchronize(dualpipe_executor_t executor,
                                               uint64_t timeout_ns);
 
 /**
- * How far the executor is from launching whole steps as CUDA graphs: writes a dualpipe_graph_state, and why a step could
- * not be captured, as a text, which is "" if none was tried or it could.
+ * How far the executor is from launching whole steps as CUDA graphs: writes a dualpipe_graph_state, and why a step
+ * could not be captured, as a text, which is "" if none was tried or it could.
  */
 dualpipe_status dualpipe_executor_graph(dualpipe_executor_t executor,
                                         uint32_t *state,
@@ -226,8 +227,8 @@ dualpipe_status dualpipe_executor_graph(dualpipe_executor_t executor,
                                         size_t *length);
 
 /**
- * The timeline of this rank in its last step, which may have failed. dualpipe_timeline_merge joins the ranks'. On a CUDA
- * device it is there if the executor is_timed and the step is known to be done.
+ * The timeline of this rank in its last step, which may have failed. dualpipe_timeline_merge joins the ranks'. On a
+ * CUDA device it is there if the executor is_timed and the step is known to be done.
  */
 dualpipe_status dualpipe_executor_timeline(dualpipe_executor_t executor,
                                            dualpipe_timeline_t *timeline);

@@ -17,8 +17,8 @@
  */
 typedef struct dualpipe_tensor {
   /**
-   * The tensor. Its shape and strides are the executor's, until the task returns. Where shapes are exchanged the task
-   * may make the numbers in the shape of what it writes smaller; the strides then follow.
+   * The tensor. Its shape and strides are the executor's, until the task returns. Where shapes are exchanged the
+   * task may make the numbers in the shape of what it writes smaller; the strides then follow.
    */
   DLTensor dl;
   /**
@@ -112,21 +112,21 @@ typedef struct dualpipe_task {
    */
   const struct dualpipe_task_pass *backward;
   /**
-   * On a CUDA device, the CUstream to compute on: what the task reads is there in its order, and whoever reads what the
-   * task writes comes after it. NULL on the host.
+   * On a CUDA device, the CUstream to compute on: what the task reads is there in its order, and whoever reads
+   * what the task writes comes after it. NULL on the host.
    */
   void *compute_stream;
   /**
-   * On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes after all
-   * earlier tasks, and before all later ones. NULL if there is none.
+   * On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes
+   * after all earlier tasks, and before all later ones. NULL if there is none.
    */
   void *comm_stream;
 } dualpipe_task;
 
 /**
  * Runs one task on the thread that runs the step, and returns 0; on a CUDA device enqueues it, and waits for nothing.
- * Anything else ends the step on all ranks. The task and all that it points to is valid until it returns. It may call any function of the library but those on its own
- * executor, which return DUALPIPE_ERROR_BUSY.
+ * Anything else ends the step on all ranks. The task and all that it points to is valid until it returns. It may call
+ * any function of the library but those on its own executor, which return DUALPIPE_ERROR_BUSY.
  */
 typedef int32_t (*dualpipe_task_fn)(void *user_data, const struct dualpipe_task *task);
 

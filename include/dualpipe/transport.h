@@ -69,9 +69,8 @@ typedef struct dualpipe_transfer {
    */
   uint32_t peer;
   /**
-   * Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a
-   * channel and over
-   * all; a transport may rely on that instead of the tag.
+   * Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
+   * over all; a transport may rely on that instead of the tag.
    */
   uint32_t channel;
   /**
@@ -84,8 +83,8 @@ typedef struct dualpipe_transfer {
    */
   uint64_t tag;
   /**
-   * The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has ended
-   * or was withdrawn.
+   * The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has
+   * ended or was withdrawn.
    */
   void *data;
   /**
@@ -94,7 +93,8 @@ typedef struct dualpipe_transfer {
   uint64_t num_bytes;
   /**
    * On a CUDA device, the CUstream in whose order the transfer is: send and receive enqueue it there and return, and
-   * test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the host.
+   * test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the
+   * host.
    */
   void *stream;
   /**
@@ -156,9 +156,9 @@ typedef void (*dualpipe_transport_error_fn)(void *user_data, char *text, size_t 
  * All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
  * dualpipe_executor_free. None but wait may wait. They may not call the executor.
  *
- * On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
- * abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is gone. Nothing
- * tells an absent gradient there, since sizes are as agreed.
+ * On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any
+ * time. abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is
+ * gone. Nothing tells an absent gradient there, since sizes are as agreed.
  */
 typedef struct dualpipe_transport {
   /**
@@ -208,8 +208,8 @@ typedef struct dualpipe_transport {
    */
   dualpipe_transport_error_fn last_error;
   /**
-   * The executor has been freed: no function is called any more. Not called if the executor could not be created.
-   * NULL: nothing to do.
+   * The executor has been freed: no function is called any more. It comes after a watchdog's abort; one that takes
+   * longer than 5 s calls it itself. Not called if the executor could not be created. NULL: nothing to do.
    */
   dualpipe_transport_done_fn destroy;
 } dualpipe_transport;

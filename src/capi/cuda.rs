@@ -24,8 +24,8 @@ pub struct dualpipe_cuda_options {
     pub size: u32,
     /// Which device, from 0. Its primary context is used, as by the CUDA runtime and PyTorch; it is borrowed.
     pub device: u32,
-    /// The stream to compute on: a CUstream or cudaStream_t of the device, borrowed until the executor is freed. NULL: one
-    /// of the executor's own. (void *)1 is the legacy default stream, which cannot be captured.
+    /// The stream to compute on: a CUstream or cudaStream_t of the device, borrowed until the executor is freed.
+    /// NULL: one of the executor's own. (void *)1 is the legacy default stream, which cannot be captured.
     pub compute_stream: *mut c_void,
     /// The stream that tasks get for expert communication, likewise. NULL: see has_comm_stream.
     pub comm_stream: *mut c_void,
@@ -33,16 +33,16 @@ pub struct dualpipe_cuda_options {
     pub has_comm_stream: u32,
     /// 1: the start and end of each task and message are recorded by events, for dualpipe_executor_timeline.
     pub is_timed: u32,
-    /// 1: a step returns when all of it is enqueued, and dualpipe_executor_synchronize waits for it; what is enqueued on
-    /// compute_stream afterwards comes after the step. 0: a step returns when the device is done with it.
+    /// 1: a step returns when all of it is enqueued, and dualpipe_executor_synchronize waits for it; what is enqueued
+    /// on compute_stream afterwards comes after the step. 0: a step returns when the device is done with it.
     pub is_stream_ordered: u32,
-    /// 1: the second step is captured as a CUDA graph, which later steps launch without calling the tasks. Every rank must
-    /// say the same. A task must be capturable, and must not wait for another rank's; if it is not, steps go on as usual,
-    /// and dualpipe_executor_graph says why. Not with exchanges_shapes or the caller's memory.
+    /// 1: the second step is captured as a CUDA graph, which later steps launch without calling the tasks. Every rank
+    /// must say the same. A task must be capturable, and must not wait for another rank's; if it is not, steps go on
+    /// as usual, and dualpipe_executor_graph says why. Not with exchanges_shapes or the caller's memory.
     pub uses_graph: u32,
-    /// 1: the shapes of tensors travel with them, so that a task may write smaller ones than agreed into the shape of its
-    /// outputs and input_grads. With NCCL the host then waits for each message's header, and gradients may be absent,
-    /// which otherwise NCCL cannot tell. Every rank must say the same.
+    /// 1: the shapes of tensors travel with them, so that a task may write smaller ones than agreed into the shape of
+    /// its outputs and input_grads. With NCCL the host then waits for each message's header, and gradients may be
+    /// absent, which otherwise NCCL cannot tell. Every rank must say the same.
     pub exchanges_shapes: u32,
     /// 0.
     pub reserved: u32,

@@ -46,8 +46,8 @@ pub enum dualpipe_part {
 }
 
 /// Enqueues one part of a block on `stream`, a CUstream: the task's compute_stream, or its comm_stream for a part that
-/// communicates. part: a dualpipe_part. block: its number in the order of the model, from 0. What the part reads from the
-/// part before it in its half is there in the order of the stream. Returns 0, or anything else to stop.
+/// communicates. part: a dualpipe_part. block: its number in the order of the model, from 0. What the part reads from
+/// the part before it in its half is there in the order of the stream. Returns 0, or anything else to stop.
 pub type dualpipe_part_fn = Option<
     unsafe extern "C-unwind" fn(user_data: *mut c_void, part: u32, block: u32, stream: *mut c_void) -> i32,
 >;
@@ -76,15 +76,15 @@ pub unsafe extern "C" fn dualpipe_overlap_free(overlap: dualpipe_overlap_t) -> d
     call("dualpipe_overlap_free", || handle::free::<OverlapObject>("overlap", overlap))
 }
 
-/// Has `enqueue` enqueue every part of num_forward forward blocks and num_backward backward blocks (each 0 to 4096), from
-/// within a task, on the task's two streams. Of each pair of blocks in turn, forward ones from the first, backward ones
-/// from the last:
+/// Has `enqueue` enqueue every part of num_forward forward blocks and num_backward backward blocks (each 0 to 4096),
+/// from within a task, on the task's two streams. Of each pair of blocks in turn, forward ones from the first,
+/// backward ones from the last: on the compute stream attention F, MLP B, MLP W, MLP F, attention B, attention W; on the
+/// comm stream combine B under attention F, dispatch F under MLP B, dispatch B under MLP W and MLP F, combine F under
+/// attention B.
 ///
-///     compute  attention F   MLP B         MLP W     MLP F   attention B   attention W
-///     comm     combine B     dispatch F    dispatch B        combine F
-///
-/// The first parts come after what the task reads, whoever reads what the task writes comes after the last. Where one half
-/// has more blocks than the other, or a task is only one half (0 blocks of the other), the other's parts are left out.
+/// The first parts come after what the task reads, whoever reads what the task writes comes after the last. Where one
+/// half has more blocks than the other, or a task is only one half (0 blocks of the other), the other's parts are
+/// left out.
 ///
 /// Errors: DUALPIPE_ERROR_CALLBACK_FAILED if enqueue returns anything but 0; DUALPIPE_ERROR_DEVICE.
 #[no_mangle]

@@ -20,8 +20,8 @@ use crate::program::Program;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct dualpipe_tensor {
-    /// The tensor. Its shape and strides are the executor's, until the task returns. Where shapes are exchanged the task
-    /// may make the numbers in the shape of what it writes smaller; the strides then follow.
+    /// The tensor. Its shape and strides are the executor's, until the task returns. Where shapes are exchanged the
+    /// task may make the numbers in the shape of what it writes smaller; the strides then follow.
     pub dl: DLTensor,
     /// With the caller's memory (dualpipe_memory): the word that release gets with data. Otherwise NULL.
     pub owner: *mut c_void,
@@ -77,11 +77,11 @@ pub struct dualpipe_task {
     pub forward: *const dualpipe_task_pass,
     /// The pass to run backward; NULL if there is none.
     pub backward: *const dualpipe_task_pass,
-    /// On a CUDA device, the CUstream to compute on: what the task reads is there in its order, and whoever reads what the
-    /// task writes comes after it. NULL on the host.
+    /// On a CUDA device, the CUstream to compute on: what the task reads is there in its order, and whoever reads
+    /// what the task writes comes after it. NULL on the host.
     pub compute_stream: *mut c_void,
-    /// On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes after all
-    /// earlier tasks, and before all later ones. NULL if there is none.
+    /// On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes
+    /// after all earlier tasks, and before all later ones. NULL if there is none.
     pub comm_stream: *mut c_void,
 }
 

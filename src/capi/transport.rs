@@ -44,13 +44,14 @@ pub struct dualpipe_transfer {
     /// A number of its own for each tensor of each message of each step (modulo 65536 steps), below 2^56, the same on
     /// both sides.
     pub tag: u64,
-    /// The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has ended
-    /// or was withdrawn.
+    /// The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has
+    /// ended or was withdrawn.
     pub data: *mut c_void,
     /// How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as such.
     pub num_bytes: u64,
     /// On a CUDA device, the CUstream in whose order the transfer is: send and receive enqueue it there and return, and
-    /// test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the host.
+    /// test is never called. Each peer has a stream for what goes to it and one for what comes from it. NULL on the
+    /// host.
     pub stream: *mut c_void,
     /// On a CUDA device, which one. 0 on the host.
     pub device: u32,
@@ -77,9 +78,9 @@ pub enum dualpipe_transport_code {
 /// All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
 /// dualpipe_executor_free. None but wait may wait. They may not call the executor.
 ///
-/// On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
-/// abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is gone. Nothing
-/// tells an absent gradient there, since sizes are as agreed.
+/// On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any
+/// time. abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is
+/// gone. Nothing tells an absent gradient there, since sizes are as agreed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct dualpipe_transport {

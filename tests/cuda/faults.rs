@@ -136,7 +136,9 @@ fn a_device_that_is_lost_anywhere_is_told_by_its_rank() {
             let ended = step_of_tasks(&ranks, &flow, &session);
             // Whoever enqueues next hears of it first: the rank, its task, or a peer that waits for the lost device.
             let text = ended[rank].as_ref().unwrap_err().to_string();
-            let is_told = |text: &str| text.contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)") && text.contains("lost the device");
+            let is_told = |text: &str| {
+                text.contains("CUDA_ERROR_ILLEGAL_ADDRESS (700)") && text.contains("lost the device")
+            };
             assert!(is_told(&text) || text.contains("launch: 700"), "{what}: {text}");
             session.release();
             drop(ranks);

@@ -108,8 +108,8 @@ fn shapes_travel_with_the_tensors_if_they_are_to() {
     assert!(text.contains("shapes are not exchanged"), "{text}");
 }
 
-/// The caller's memory on a device, which tasks take for what they make, too. What comes back is trampled on in the order
-/// of the compute stream.
+/// The caller's memory on a device, which tasks take for what they make, too. What comes back is trampled on in the
+/// order of the compute stream.
 pub(crate) struct Pool {
     session: Arc<Session>,
     stream: *mut c_void,
@@ -230,7 +230,10 @@ fn tasks_and_messages_are_timed_by_events() {
                 _ => false,
             };
             let read_by = timeline.spans[to.index()].iter().find(is_reader).unwrap();
-            assert!(start_ns <= end_ns && *end_ns <= read_by.start_ns + 1_000, "{message:?}: {end_ns}, {read_by:?}");
+            assert!(
+                start_ns <= end_ns && *end_ns <= read_by.start_ns + 1_000,
+                "{message:?}: {end_ns}, {read_by:?}"
+            );
         }
     }
     drop(ranks);

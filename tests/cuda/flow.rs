@@ -215,8 +215,8 @@ impl FlowTasks {
         self.touch(&BTreeMap::new());
     }
 
-    /// Work behind a step that tramples on all memory of the executor's that its tasks have seen: the end of the step is
-    /// the end of all use of it.
+    /// Work behind a step that tramples on all memory of the executor's that its tasks have seen: the end of the step
+    /// is the end of all use of it.
     pub(crate) fn trample(&self) {
         self.touch(&self.seen);
     }

@@ -1,5 +1,5 @@
-//! The executor on CUDA devices, proved on the stand-in driver: what it computes, every order of the device's work, every
-//! wait, and every fault.
+//! The executor on CUDA devices, proved on the stand-in driver: what it computes, every order of the device's work,
+//! every wait, and every fault.
 
 #[path = "../support/rank_threads.rs"]
 mod rank_threads;

@@ -90,7 +90,11 @@ fn every_part_comes_after_what_it_reads_and_waits_for_nothing_else() {
         assert_eq!(whole.parts.len(), 4 * num_forward + 6 * num_backward, "{what}");
         for ordinal in 0..whole.num_waits {
             let part = run(num_forward, num_backward, Some(ordinal), ordinal);
-            assert!(part.report.contains("race"), "{what}: wait {ordinal} of {} can be spared", whole.num_waits);
+            assert!(
+                part.report.contains("race"),
+                "{what}: wait {ordinal} of {} can be spared",
+                whole.num_waits
+            );
         }
     }
 }

@@ -36,8 +36,8 @@ enum {
 };
 
 /* Ranks must be safe by their own waits alone: what the streams of rank A did is not learnt back by A through another
- * rank's event, token or host thread; and what a stream of rank B did to memory that A allocated, A learns only from that
- * stream itself. */
+ * rank's event, token or host thread; and what a stream of rank B did to memory that A allocated, A learns only from
+ * that stream itself. */
 enum { STANDIN_RANK_LOCAL = 1 };
 
 /* A new life: waits for the op that is running, then forgets queues, handles, faults, problems and counters, and frees

@@ -1,8 +1,8 @@
 //! A whole step as a CUDA graph: captured once, launched again and again.
 //!
 //! Ranks that are joined by NCCL capture each their own. Ranks of one process wait for one another's events, which ties
-//! their captures together: they capture one graph for all. Rank 0 begins it, the others' streams join by an event; rank
-//! 0 ends it when all have come back, and launches it for all.
+//! their captures together: they capture one graph for all. Rank 0 begins it, the others' streams join by an event;
+//! rank 0 ends it when all have come back, and launches it for all.
 //!
 //! A graph must not be changed by two threads at once, and capturing changes it: while a step is being captured, ranks
 //! take turns. So a task must then not wait for another rank's.

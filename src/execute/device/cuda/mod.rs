@@ -41,7 +41,8 @@ pub struct CudaOptions {
     pub device: usize,
     /// Whether tasks get a second stream, of the highest priority, for expert communication.
     pub has_comm_stream: bool,
-    /// Whether the start and end of each task and message are recorded, by events, for [`super::super::Executor::timeline`].
+    /// Whether the start and end of each task and message are recorded, by events, for
+    /// [`super::super::Executor::timeline`].
     pub is_timed: bool,
     /// Whether a step returns when all of it is enqueued. Otherwise it returns when the device is done with it.
     pub is_stream_ordered: bool,
@@ -49,7 +50,8 @@ pub struct CudaOptions {
     /// ([`super::Tensor::set_shape`]). With NCCL the host then waits for each message's header, and gradients may be
     /// absent, which otherwise it cannot tell.
     pub exchanges_shapes: bool,
-    /// Whether the second step is captured as a CUDA graph, which later steps launch; see [`super::super::Executor::graph`].
+    /// Whether the second step is captured as a CUDA graph, which later steps launch; see
+    /// [`super::super::Executor::graph`].
     pub uses_graph: bool,
     compute_stream: Option<*mut c_void>,
     comm_stream: Option<*mut c_void>,

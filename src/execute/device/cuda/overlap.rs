@@ -93,14 +93,15 @@ impl Overlap {
     /// As for an executor there.
     pub fn new(device: usize) -> Result<Overlap> {
         let context = Context::primary(device)?;
-        let events = (0..ORDER.len()).map(|_| Event::new(&context, false)).collect::<std::result::Result<_, _>>()?;
+        let events =
+            (0..ORDER.len()).map(|_| Event::new(&context, false)).collect::<std::result::Result<_, _>>()?;
         Ok(Overlap { context, events })
     }
 
-    /// Has `enqueue` enqueue every part of `num_forward` forward blocks and `num_backward` backward blocks: it is told the
-    /// part, the block's number in the order of the model, and the stream. What a part reads from the part before it in its
-    /// half is there in the order of its stream; the first parts take what the task reads, and the task's end comes after
-    /// the last.
+    /// Has `enqueue` enqueue every part of `num_forward` forward blocks and `num_backward` backward blocks: it is
+    /// told the part, the block's number in the order of the model, and the stream. What a part reads from the part
+    /// before it in its half is there in the order of its stream; the first parts take what the task reads, and the
+    /// task's end comes after the last.
     ///
     /// # Errors
     /// `enqueue`'s; [`ErrorKind::InvalidArgument`] for no communication stream or more than [`BLOCKS_MAX`] blocks;
@@ -141,7 +142,8 @@ impl Overlap {
                 }
                 enqueue(part, block, stream.raw().cast())
                     .map_err(|why| Error::new(ErrorKind::CallbackFailed, why))?;
-                if ORDER.iter().any(|(later, of)| *of == part && later.communicates() != part.communicates()) {
+                if ORDER.iter().any(|(later, of)| *of == part && later.communicates() != part.communicates())
+                {
                     ends[part as usize] = Some(stream.mark(&self.events[part as usize])?);
                 }
             }

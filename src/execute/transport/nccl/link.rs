@@ -364,6 +364,10 @@ impl StreamTransport for NcclTransport {
         Arc::clone(&self.comms) as Arc<dyn Line>
     }
 
+    fn leak(&mut self) {
+        self.ends.iter_mut().for_each(|end| std::mem::forget(end.headers.take()));
+    }
+
     fn withdraw(&mut self, pending: &mut Vec<Arc<Event>>) {
         for end in &mut self.ends {
             end.queue.clear();
