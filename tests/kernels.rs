@@ -261,6 +261,12 @@ fn simple_kernels_stop_at_the_last_number() {
     assert_eq!(launch("copy_f32", &[x, y, 3]), [1.0, 2.0, 3.0, 40.0]);
     assert_eq!(launch("add_f32", &[x, y, y, 3]), [2.0, 4.0, 6.0, 40.0]);
     assert_eq!(launch("fill_f32", &[y, two, 3]), [2.0, 2.0, 2.0, 40.0]);
+    // What lies between two bf16 goes to the even one, and comes back as that.
+    let (near, halves) =
+        (device.upload(&[1.0 + 1.0 / 256.0, 3.0, -0.5, 7.0_f32]), device.upload(&[0_u16; 4]));
+    device.launch("cast_to_bf16", (1, 1, 1), (128, 1, 1), &[near, halves, 3]);
+    assert_eq!(device.download::<u16>(halves, 4), [0x3f80, 0x4040, 0xbf00, 0]);
+    assert_eq!(launch("cast_to_f32", &[halves, y, 3]), [1.0, 3.0, -0.5, 40.0]);
     assert_eq!(session.report(), "");
 }
 

@@ -7,6 +7,7 @@
 
 #include "../../kernels/attention.cu"
 #include "../../kernels/bench.cu"
+#include "../../kernels/cast.cu"
 #include "../../kernels/elementwise.cu"
 #include "../../kernels/ends.cu"
 #include "../../kernels/experts.cu"
@@ -55,6 +56,16 @@ void spin(Accesses &, u64) {}
 void mix(Accesses &at, const u32 *a, const u32 *b, u32 *out, u32, u64 count) {
   at.reads(a, count);
   at.reads(b, count);
+  at.writes(out, count);
+}
+
+void cast_to_f32(Accesses &at, const bf16 *in, float *out, u64 count) {
+  at.reads(in, count);
+  at.writes(out, count);
+}
+
+void cast_to_bf16(Accesses &at, const float *in, bf16 *out, u64 count) {
+  at.reads(in, count);
   at.writes(out, count);
 }
 
@@ -237,6 +248,8 @@ void rmsnorm_gain_grad(Accesses &at, const float *normalized, const float *out_g
   KERNEL(attention_qkv_grad);
   KERNEL(spin);
   KERNEL(mix);
+  KERNEL(cast_to_f32);
+  KERNEL(cast_to_bf16);
   KERNEL(fill_f32);
   KERNEL(copy_f32);
   KERNEL(add_f32);

@@ -228,7 +228,6 @@ impl Watch {
     /// What the task at the cursor waits for, and where.
     fn pending_wait(&self, state: &State) -> Option<(Wait, StreamName)> {
         let instructions = self.program.instructions();
-        let is_undone = |event: &Arc<Event>| !is_done(event).unwrap_or(true);
         let read = match instructions.get(state.cursor) {
             Some(Instruction::Run(Task::Op(op))) => self.program.reads_and_writes(*op).0,
             _ => [None; 3],
@@ -248,11 +247,25 @@ impl Watch {
                 }
             }
         }
-        before.iter().zip(&state.taken).find_map(|(instruction, taken)| match (*instruction, taken) {
-            (Instruction::Send { message, to, .. }, Some(taken)) if is_undone(taken) => {
-                Some((Wait { message, peer: to, is_receive: false }, StreamName::SendTo(to)))
-            }
-            _ => None,
+        self.pending_send(state, before)
+    }
+
+    /// What was sent from a buffer that the task at the cursor, or one before it, fills again, and is not taken.
+    fn pending_send(&self, state: &State, before: &[Instruction]) -> Option<(Wait, StreamName)> {
+        before.iter().enumerate().rev().find_map(|(freed_at, instruction)| {
+            let Instruction::Free(freed) = *instruction else { return None };
+            before[..freed_at].iter().zip(&state.taken).rev().find_map(|(instruction, taken)| {
+                match *instruction {
+                    Instruction::Send { message, to, buffer } if buffer == freed => {
+                        let is_taken = taken.as_ref().is_none_or(|taken| is_done(taken).unwrap_or(true));
+                        (!is_taken).then_some((
+                            Wait { message, peer: to, is_receive: false },
+                            StreamName::SendTo(to),
+                        ))
+                    }
+                    _ => None,
+                }
+            })
         })
     }
 
