@@ -8,6 +8,8 @@
 //!
 //! All of it is done on one thread, on two at once, in a child of fork, and inside a callback.
 
+#[path = "capi_bad_input/cuda.rs"]
+mod cuda;
 #[path = "capi_bad_input/inputs.rs"]
 mod inputs;
 #[path = "support/library.rs"]
@@ -26,7 +28,7 @@ use dualpipe::capi::cost::{dualpipe_costs, dualpipe_stage_costs};
 use dualpipe::capi::executor::*;
 use dualpipe::capi::log::*;
 use dualpipe::capi::schedule::*;
-use dualpipe::capi::status::dualpipe_status::*;
+use dualpipe::capi::status::dualpipe_status::{self, *};
 use dualpipe::capi::task::*;
 use dualpipe::capi::timeline::*;
 use dualpipe::capi::transport::*;
@@ -35,6 +37,8 @@ use table::{table, SECOND};
 
 #[test]
 fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
+    // Whether there is NCCL on this machine is not to matter here: tests/c/cuda.c and tests/python have it.
+    std::env::set_var("DUALPIPE_NCCL_LIB", "/nowhere/libnccl.so.2");
     let (table, world) = (table(), World::new());
     the_table_has_every_function_of_the_headers(&table);
     assert_none("on one thread", check_all(&table, &world));
@@ -64,6 +68,8 @@ fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
 
     bad_lists_and_stages(&world);
     bad_tensors_and_tables(&world);
+    cuda::bad_cuda_and_nccl_options(&world);
+    cuda::what_is_missing_is_said(&world);
     bad_loads();
     an_executor_is_one_threads_at_a_time();
     a_panic_in_a_callback_stays_in_the_call();
@@ -184,10 +190,12 @@ fn with_threads_of(parent: &World) -> Vec<String> {
     let mut timeline = null_mut();
     let inproc = parent.inproc;
     let options = dualpipe_executor_options { inproc: inproc as _, ..inputs::executor_options(2) };
-    let mut executor = null_mut();
+    let (mut executor, mut state, mut length) = (null_mut(), 0, 0);
     // SAFETY: locals and handles.
     let statuses = unsafe {
         [
+            dualpipe_executor_synchronize(parent.executor as _, 0),
+            dualpipe_executor_graph(parent.executor as _, &mut state, null_mut(), 0, &mut length),
             dualpipe_executor_step(parent.executor as _, Some(inputs::does_nothing), null_mut()),
             dualpipe_executor_timeline(parent.executor as _, &mut timeline),
             dualpipe_executor_create(parent.program as _, &options, &mut executor),
@@ -200,20 +208,41 @@ fn with_threads_of(parent: &World) -> Vec<String> {
     // SAFETY: handles.
     let frees = unsafe { [dualpipe_executor_free(parent.executor as _), dualpipe_inproc_free(inproc as _)] };
     let mut wrong = Vec::new();
-    wrong.extend((statuses != [DUALPIPE_ERROR_FORKED; 3]).then(|| format!("{statuses:?}")));
+    wrong.extend((statuses != [DUALPIPE_ERROR_FORKED; 5]).then(|| format!("{statuses:?}")));
     wrong.extend((data != DUALPIPE_OK || count == 0).then(|| format!("a schedule: {data:?}")));
     wrong.extend((frees != [DUALPIPE_OK; 2]).then(|| format!("free: {frees:?}")));
     wrong
 }
 
+/// An executor for such options cannot be created, with this status and text.
+fn refuse(world: &World, options: &dualpipe_executor_options, status: dualpipe_status, want: &str) {
+    let mut executor = null_mut();
+    // SAFETY: locals.
+    let got = unsafe { dualpipe_executor_create(world.program as _, options, &mut executor) };
+    assert_eq!((got, executor), (status, null_mut()), "{want}: {}", last_error());
+    assert!(last_error().contains(want), "{} does not say {want}", last_error());
+}
+
+/// All functions NULL, which is too few.
+const NO_TRANSPORT: dualpipe_transport = dualpipe_transport {
+    size: size_of::<dualpipe_transport>() as u32,
+    reserved: 0,
+    user_data: null_mut(),
+    send: None,
+    receive: None,
+    test: None,
+    wait: None,
+    poll_abort: None,
+    abort: None,
+    withdraw: None,
+    last_error: None,
+    destroy: None,
+};
+
 fn bad_tensors_and_tables(world: &World) {
     let spec = inputs::SPEC;
     let refuse = |options: &dualpipe_executor_options, status, want: &str| {
-        let mut executor = null_mut();
-        // SAFETY: locals.
-        let got = unsafe { dualpipe_executor_create(world.program as _, options, &mut executor) };
-        assert_eq!((got, executor), (status, null_mut()), "{want}");
-        assert!(last_error().contains(want), "{} does not say {want}", last_error());
+        refuse(world, options, status, want);
     };
     let mut negative = spec;
     negative.shape[0] = -3;
@@ -234,7 +263,11 @@ fn bad_tensors_and_tables(world: &World) {
     let nothing = dualpipe_executor_options { tensors: null(), ..good };
     refuse(&nothing, DUALPIPE_ERROR_INVALID_ARGUMENT, "options->tensors is NULL");
     let no_way = dualpipe_executor_options { inproc: null_mut(), ..good };
-    refuse(&no_way, DUALPIPE_ERROR_INVALID_ARGUMENT, "are both NULL, must be exactly one");
+    refuse(
+        &no_way,
+        DUALPIPE_ERROR_INVALID_ARGUMENT,
+        "options has none of inproc, transport and nccl, must have exactly one",
+    );
     let foreign = dualpipe_executor_options { inproc: world.schedule as _, ..good };
     refuse(&foreign, DUALPIPE_ERROR_INVALID_HANDLE, "options->inproc is a schedule, must be an inproc");
     let small = dualpipe_executor_options { inproc: inputs::inproc(1) as _, ..good };
@@ -244,20 +277,7 @@ fn bad_tensors_and_tables(world: &World) {
     assert_eq!(unsafe { dualpipe_executor_create(world.program as _, &good, &mut executor) }, DUALPIPE_OK);
     refuse(&good, DUALPIPE_ERROR_INVALID_ARGUMENT, "rank is 1, which another executor has");
 
-    let table = dualpipe_transport {
-        size: size_of::<dualpipe_transport>() as u32,
-        reserved: 0,
-        user_data: null_mut(),
-        send: None,
-        receive: None,
-        test: None,
-        wait: None,
-        poll_abort: None,
-        abort: None,
-        withdraw: None,
-        last_error: None,
-        destroy: None,
-    };
+    let table = NO_TRANSPORT;
     for (table, want) in [
         (table, "options->transport->send is NULL"),
         (dualpipe_transport { size: 8, ..table }, "options->transport->size is 8, must be"),
@@ -289,15 +309,18 @@ fn an_executor_is_one_threads_at_a_time() {
     unsafe extern "C-unwind" fn tries_again(executor: *mut c_void, _: *const dualpipe_task) -> i32 {
         let executor: dualpipe_executor_t = executor.cast();
         let (mut timeline, nothing) = (null_mut(), Some(inputs::does_nothing as _));
+        let (mut state, mut length) = (0, 0);
         // SAFETY: locals and a handle.
         let statuses = unsafe {
             [
+                dualpipe_executor_synchronize(executor, 0),
+                dualpipe_executor_graph(executor, &mut state, null_mut(), 0, &mut length),
                 dualpipe_executor_step(executor, nothing, null_mut()),
                 dualpipe_executor_start(executor, nothing, null_mut()),
                 dualpipe_executor_timeline(executor, &mut timeline),
             ]
         };
-        i32::from(statuses != [DUALPIPE_ERROR_BUSY; 3])
+        i32::from(statuses != [DUALPIPE_ERROR_BUSY; 5])
     }
     let executor = inputs::executor();
     // SAFETY: a handle, which the callback gets too.

@@ -1,7 +1,8 @@
 //! Programs in C, C++ and Python use the library as a user would: by its header, its SONAME and nothing else.
 //!
 //! Every file of tests/c and tests/cpp is a program of its own; a new one is found by itself. `--nocapture` tells how
-//! many there were in each standard.
+//! many there were in each standard. A program whose name begins with "cuda" runs twice: as the machine is, and on the
+//! stand-in driver and NCCL.
 
 #[path = "support/library.rs"]
 mod library;
@@ -24,7 +25,12 @@ fn programs(folder: &str, extension: &str) -> Vec<PathBuf> {
 fn compile_and_run_all(standard: &str, folder: &str, extension: &str) {
     let sources = programs(folder, extension);
     for source in &sources {
-        library::run(&mut Command::new(library::compile(standard, source)));
+        let program = library::compile(standard, source);
+        library::run(&mut Command::new(&program));
+        if source.file_stem().is_some_and(|name| name.to_string_lossy().starts_with("cuda")) {
+            // The argument says that there must be a driver.
+            library::run(Command::new(&program).arg("standin").env("LD_LIBRARY_PATH", library::standins()));
+        }
     }
     println!("\n{standard}: {} passed, 0 failed", sources.len());
 }

@@ -66,7 +66,7 @@ enum Link {
 }
 
 /// Makes a transport for a device.
-type Connect = dyn FnOnce(&Arc<Context>) -> Box<dyn StreamTransport>;
+type Connect = dyn FnOnce(&Arc<Context>) -> Box<dyn StreamTransport> + Send;
 
 impl CudaLink {
     /// The ranks are of one process, on one device or several.
@@ -81,7 +81,7 @@ impl CudaLink {
 
     /// A transport that is made when the device is known.
     pub(crate) fn custom(
-        connect: impl FnOnce(&Arc<Context>) -> Box<dyn StreamTransport> + 'static,
+        connect: impl FnOnce(&Arc<Context>) -> Box<dyn StreamTransport> + Send + 'static,
     ) -> CudaLink {
         CudaLink(Link::Custom(Box::new(connect)))
     }

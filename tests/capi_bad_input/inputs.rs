@@ -20,12 +20,15 @@ pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) call: unsafe fn(&Words) -> dualpipe_status,
     pub(crate) args: Vec<Arg>,
+    /// Whether it needs what a machine may lack: then UNAVAILABLE is as good as OK.
+    pub(crate) is_optional: bool,
 }
 
 /// The type of an argument; every one begins with its name in the header.
 #[derive(Clone, Copy)]
 pub(crate) enum Arg {
-    /// A live handle. Tried: NULL, freed, of every other type, addresses, made-up bits.
+    /// A live handle. Tried: NULL, freed, of every other type, addresses, made-up bits. 0 if there is none on every
+    /// machine: then nothing else of the function is tried.
     Handle(&'static str, fn(&World) -> usize),
     /// A handle of its own for each call that frees it: as above, but NULL is fine.
     Owned(&'static str, fn(&World) -> usize),
@@ -34,10 +37,12 @@ pub(crate) enum Arg {
     /// Whatever it is, it is fine.
     Anything(&'static str),
     /// A struct that begins with its size. Tried: NULL, misaligned, wrong sizes, a non-zero unknown tail, and `bad`:
-    /// the index of a 32-bit word, its value, and what is said of it.
+    /// the index of a 32-bit word, its value, and what is said of it. Its first version was of `size_v1` bytes: that
+    /// must be fine, whatever comes behind.
     InStruct {
         name: &'static str,
         size: usize,
+        size_v1: usize,
         align: usize,
         good: fn(&World) -> Vec<u64>,
         bad: &'static [(usize, u32, &'static str)],
@@ -48,9 +53,9 @@ pub(crate) enum Arg {
     Out(&'static str, usize),
     /// A struct that begins with its size and is written. Tried: NULL, misaligned, wrong sizes.
     OutStruct { name: &'static str, size: usize, align: usize },
-    /// Values that are written; `Capacity` and `Count` must follow. Tried: NULL with a capacity, misaligned, too
-    /// small; NULL without a capacity must be fine.
-    Values { name: &'static str, size: usize, align: usize },
+    /// Values that are written; `Capacity` and `Count` must follow. Tried: NULL with a capacity, misaligned, the
+    /// capacities `too_small`; NULL without a capacity must be fine.
+    Values { name: &'static str, size: usize, align: usize, too_small: &'static [usize] },
     /// The capacity of the `Values` before it. Tried: more than memory can hold.
     Capacity,
     /// The count of the `Values` before. Tried: NULL, misaligned.
@@ -177,6 +182,8 @@ pub(crate) fn executor_options(num_ranks: u32) -> dualpipe_executor_options {
         inproc: inproc(num_ranks) as _,
         transport: std::ptr::null(),
         memory: std::ptr::null(),
+        cuda: std::ptr::null(),
+        nccl: std::ptr::null(),
     }
 }
 
@@ -290,10 +297,17 @@ const MEMORY: usize = 8192;
 pub(crate) fn check_all(table: &[Entry], world: &World) -> Vec<String> {
     let mut wrong = Vec::new();
     for entry in table {
+        let lacks_object = |arg: &Arg| matches!(arg, Handle(_, live) if live(world) == 0);
+        if let Some(i) = entry.args.iter().position(lacks_object) {
+            let bad = bad_words(entry, i, world);
+            wrong
+                .extend(bad.iter().filter_map(|bad| Some(format!("{}: {}", entry.name, judge(entry, bad)?))));
+            continue;
+        }
         let good = good_words(entry, world);
         // SAFETY: good arguments, as far as this table knows.
         let status = unsafe { (entry.call)(&good) };
-        if status != DUALPIPE_OK {
+        if status != DUALPIPE_OK && !is_missing(entry, status) {
             wrong.push(format!("{}: good arguments: {status:?}: {}", entry.name, last_error()));
             continue;
         }
@@ -306,11 +320,16 @@ pub(crate) fn check_all(table: &[Entry], world: &World) -> Vec<String> {
     wrong
 }
 
+/// Whether the machine lacks what the function needs.
+fn is_missing(entry: &Entry, status: dualpipe_status) -> bool {
+    entry.is_optional && status == DUALPIPE_ERROR_UNAVAILABLE
+}
+
 fn judge(entry: &Entry, bad: &Bad) -> Option<String> {
     let before = bad.words.memory.clone();
     // SAFETY: bad arguments, but every pointer that is not refused by its bits points to memory.
     let status = unsafe { (entry.call)(&bad.words) };
-    if status != bad.status {
+    if status != bad.status && !(bad.status == DUALPIPE_OK && is_missing(entry, status)) {
         return Some(format!("{status:?} instead of {:?}: {}", bad.status, last_error()));
     }
     if status == DUALPIPE_OK {
@@ -366,7 +385,7 @@ fn good_words(entry: &Entry, world: &World) -> Words {
     good
 }
 
-fn set_u32(memory: &mut [u64], i: usize, value: u32) {
+pub(crate) fn set_u32(memory: &mut [u64], i: usize, value: u32) {
     let shift = 32 * (i % 2);
     memory[i / 2] = memory[i / 2] & !(0xFFFF_FFFF << shift) | u64::from(value) << shift;
 }
@@ -427,7 +446,8 @@ fn bad_words(entry: &Entry, i: usize, world: &World) -> Vec<Bad> {
             }
         }
         InStruct { size, align, .. } | OutStruct { size, align, .. } => {
-            for wrong in [0, align, size - align, size + 1, 4096 + align, u32::MAX as usize] {
+            let size_v1 = if let InStruct { size_v1, .. } = arg { size_v1 } else { size };
+            for wrong in [0, align, size_v1 - align, size + 1, 4096 + align, u32::MAX as usize] {
                 let text = format!("{name}->size is {wrong}, must be the size of the struct: ");
                 let change = |w: &mut Words| set_u32(&mut w.memory[i], 0, wrong as u32);
                 add(&format!("size {wrong}"), &change, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
@@ -441,13 +461,18 @@ fn bad_words(entry: &Entry, i: usize, world: &World) -> Vec<Bad> {
                     set_u32(&mut w.memory[i], size / 4 + 1, 1);
                 };
                 add("with an unknown field", &unknown, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
+                let older = |w: &mut Words| {
+                    set_u32(&mut w.memory[i], 0, size_v1 as u32);
+                    (size_v1 / 4..size / 4).for_each(|word| set_u32(&mut w.memory[i], word, 3));
+                };
+                add("of the first version", &older, DUALPIPE_OK, "");
                 for &(word, value, text) in bad {
                     let change = |w: &mut Words| set_u32(&mut w.memory[i], word, value);
                     add(&format!("word {word} = {value}"), &change, DUALPIPE_ERROR_INVALID_ARGUMENT, text);
                 }
             }
         }
-        Values { align, .. } => {
+        Values { align, too_small, .. } => {
             let text = format!("{is_null}, but capacity is ");
             add("NULL with a capacity", &|w| w.words[i] = 0, DUALPIPE_ERROR_INVALID_ARGUMENT, &text);
             if align > 1 {
@@ -456,7 +481,7 @@ fn bad_words(entry: &Entry, i: usize, world: &World) -> Vec<Bad> {
             }
             let no_values = |w: &mut Words| (w.words[i], w.words[i + 1]) = (0, 0);
             add("NULL without a capacity", &no_values, DUALPIPE_OK, "");
-            for capacity in [0, 1] {
+            for &capacity in too_small {
                 let text = format!("capacity is {capacity}, must be at least ");
                 let small = |w: &mut Words| w.words[i + 1] = capacity;
                 add("too small", &small, DUALPIPE_ERROR_BUFFER_TOO_SMALL, &text);

@@ -4,10 +4,11 @@ use std::ffi::c_char;
 use std::ptr::null_mut;
 
 use dualpipe::capi::balance::*;
-use dualpipe::capi::cost::dualpipe_costs;
+use dualpipe::capi::cuda::*;
 use dualpipe::capi::executor::*;
 use dualpipe::capi::log::*;
 use dualpipe::capi::op::{dualpipe_op, DUALPIPE_NONE};
+use dualpipe::capi::overlap::*;
 use dualpipe::capi::program::*;
 use dualpipe::capi::schedule::*;
 use dualpipe::capi::status::dualpipe_status::*;
@@ -32,7 +33,12 @@ const STAGE: Arg = Number("stage", 1, &[(2, "must be 0 to 1"), (NONE, "must be 0
 const NONE: usize = DUALPIPE_NONE as usize;
 
 fn values<T>(name: &'static str) -> Arg {
-    Values { name, size: size_of::<T>(), align: align_of::<T>() }
+    Values { name, size: size_of::<T>(), align: align_of::<T>(), too_small: &[0, 1] }
+}
+
+/// A text that may be empty: room for a NUL is enough.
+fn short_text(name: &'static str) -> Arg {
+    Values { name, size: 1, align: 1, too_small: &[0] }
 }
 
 fn out_struct<T>(name: &'static str) -> Arg {
@@ -40,7 +46,12 @@ fn out_struct<T>(name: &'static str) -> Arg {
 }
 
 fn entry(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args: &[Arg]) -> Entry {
-    Entry { name, call, args: args.to_vec() }
+    Entry { name, call, args: args.to_vec(), is_optional: false }
+}
+
+/// Of something that the machine may lack.
+fn optional(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args: &[Arg]) -> Entry {
+    Entry { is_optional: true, ..entry(name, call, args) }
 }
 
 /// Every function, with its arguments.
@@ -61,7 +72,7 @@ pub(crate) fn table() -> Vec<Entry> {
 
         entry("dualpipe_schedule_create", |w| unsafe { dualpipe_schedule_create(w.at(0), w.at(1)) }, &[
             InStruct {
-                name: "options", size: size_of::<dualpipe_schedule_options>(), align: 4,
+                name: "options", size: 20, size_v1: 20, align: 4,
                 good: |_| inputs::words(&inputs::schedule_options()),
                 bad: &[
                     (1, 0, "options->kind is 0, must be one of DUALPIPE_KIND_DUALPIPE (1), "),
@@ -97,7 +108,7 @@ pub(crate) fn table() -> Vec<Entry> {
         entry("dualpipe_simulate", |w| unsafe { dualpipe_simulate(w.at(0), w.at(1), w.at(2)) }, &[
             SCHEDULE,
             InStruct {
-                name: "costs", size: size_of::<dualpipe_costs>(), align: 8,
+                name: "costs", size: 40, size_v1: 40, align: 8,
                 good: |world| inputs::words(&costs(&world.stages[..2])),
                 bad: &[
                     (1, 1, "costs->reserved is 1, must be 0"),
@@ -174,14 +185,16 @@ pub(crate) fn table() -> Vec<Entry> {
               &[
                   PROGRAM,
                   InStruct {
-                      name: "options", size: size_of::<dualpipe_executor_options>(), align: 8,
+                      name: "options", size: 64, size_v1: 48, align: 8,
                       good: |_| inputs::words(&inputs::executor_options(2)),
                       bad: &[
                           (1, 33, "num_tensors is 33, must be 0 to 32"),
                           (1, DUALPIPE_NONE, "num_tensors is 4294967295, must be 0 to 32"),
                           (5, DUALPIPE_NONE, "options->timeout_ns is 184467440"),
-                          (8, 8, "options->inproc and options->transport are both given, must be exactly one"),
+                          (8, 8, "options has inproc and transport of inproc, transport and nccl, must have exactly"),
+                          (14, 8, "options has inproc and nccl of inproc, transport and nccl, must have exactly one"),
                           (10, 1, "options->memory is 0x1, must be a multiple of 8"),
+                          (12, 1, "options->cuda is 0x1, must be a multiple of 8"),
                       ],
                   },
                   Out("executor", 8),
@@ -207,17 +220,40 @@ pub(crate) fn table() -> Vec<Entry> {
                   dualpipe_executor_wait(w.at(0), w.usize(1) as u64)
               },
               &[EXECUTOR, Number("timeout_ns", SECOND as usize, &[])]),
+        entry("dualpipe_executor_synchronize",
+              |w| unsafe { dualpipe_executor_synchronize(w.at(0), w.usize(1) as u64) },
+              &[EXECUTOR, Anything("timeout_ns")]),
+        entry("dualpipe_executor_graph",
+              |w| unsafe { dualpipe_executor_graph(w.at(0), w.at(1), w.at(2), w.usize(3), w.at(4)) },
+              &[EXECUTOR, Out("state", 4), short_text("text"), Capacity, Count("length")]),
         entry("dualpipe_executor_timeline", |w| unsafe { dualpipe_executor_timeline(w.at(0), w.at(1)) },
               &[EXECUTOR, Out("timeline", 8)]),
         entry("dualpipe_executor_fault", |w| unsafe { dualpipe_executor_fault(w.at(0), w.at(1)) },
               &[EXECUTOR, out_struct::<dualpipe_fault>("fault")]),
         entry("dualpipe_task_set_error", |w| unsafe { dualpipe_task_set_error(w.at(0)) }, &[Anything("text")]),
 
+        optional("dualpipe_overlap_create", |w| unsafe { dualpipe_overlap_create(w.u32(0), w.at(1)) },
+                 &[Anything("device"), Out("overlap", 8)]),
+        entry("dualpipe_overlap_free", |w| unsafe { dualpipe_overlap_free(w.at(0)) }, &[Owned("overlap", |_| 0)]),
+        // The rest of it, which needs a device, is in tests/c/cuda.c.
+        entry("dualpipe_overlap_run", |w| unsafe {
+                  dualpipe_overlap_run(w.at(0), w.at(1), w.at(2), w.u32(3), w.u32(4), None, w.at(6))
+              },
+              &[Handle("overlap", |_| 0), Anything("compute_stream"), Anything("comm_stream"), Anything("num_forward"),
+                Anything("num_backward"), Anything("enqueue"), Anything("user_data")]),
+
+        optional("dualpipe_cuda_available", |w| unsafe { dualpipe_cuda_available(w.at(0)) },
+                 &[out_struct::<dualpipe_cuda_info>("info")]),
+        optional("dualpipe_nccl_version", |w| unsafe { dualpipe_nccl_version(w.at(0)) }, &[Out("version", 4)]),
+        optional("dualpipe_nccl_unique_id",
+                 |w| unsafe { dualpipe_nccl_unique_id(w.at(0), w.at(1), w.usize(2), w.at(3)) },
+                 &[SCHEDULE, values::<u8>("bytes"), Capacity, Count("count")]),
+
         entry("dualpipe_expert_plan_create",
               |w| unsafe { dualpipe_expert_plan_create(w.at(0), w.at(1), w.usize(2), w.at(3)) },
               &[
                   InStruct {
-                      name: "options", size: size_of::<dualpipe_balance_options>(), align: 4,
+                      name: "options", size: 32, size_v1: 32, align: 4,
                       good: |_| inputs::words(&inputs::balance_options()),
                       bad: &[
                           (1, 0, "num_layers is 0, "), (1, DUALPIPE_NONE, "num_layers is 4294967295, "),

@@ -13,7 +13,7 @@ from dualpipe import errors
 
 
 def test_every_status_has_a_class():
-    assert sorted(errors.CLASSES) == list(range(1, 15))
+    assert sorted(errors.CLASSES) == list(range(1, 17))
     for status, kind in errors.CLASSES.items():
         error = errors.of_status(status, "words")
         assert (type(error), error.status, str(error)) == (kind, status, "words")

@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from dualpipe import _library, _structs, errors, schedule, timeline
+from dualpipe import _library, _structs, cuda, errors, schedule, timeline
 
 
 @pytest.fixture(scope="module")
@@ -88,4 +88,6 @@ def test_every_number_has_its_name(headers):
     assert kinds == {number: name for name, number in schedule.KINDS.items()}
     statuses = {number: name.replace("_", "").lower() for number, name in numbers(headers, "DUALPIPE_ERROR_").items()}
     classes = {number: kind.__name__.lower() for number, kind in errors.CLASSES.items()}
-    assert classes == {**statuses, 8: "transportfailed"}
+    assert classes == {**statuses, 8: "transportfailed", 15: "devicefailed"}
+    states = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_GRAPH_").items()}
+    assert states == cuda.GRAPH_STATES

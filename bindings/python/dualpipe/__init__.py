@@ -12,11 +12,22 @@ Times are seconds, sizes bytes. Every failure is an :class:`Error` with the libr
 from . import eplb
 from ._library import set_log, set_progress, version
 from .costs import Costs
+from .cuda import (
+    Cuda,
+    CudaInfo,
+    DeviceTensor,
+    GraphState,
+    Nccl,
+    cuda_available,
+    nccl_unique_id,
+    nccl_version,
+)
 from .errors import (
     BufferTooSmall,
     Busy,
     CallbackFailed,
     Cancelled,
+    DeviceFailed,
     Error,
     Forked,
     Internal,
@@ -28,8 +39,10 @@ from .errors import (
     Poisoned,
     Timeout,
     TransportFailed,
+    Unavailable,
 )
 from .executor import Executor, Fault, Inproc
+from .overlap import Overlap
 from .schedule import Instruction, Program, Schedule
 from .task import Pass, Task
 from .timeline import Timeline
@@ -42,16 +55,23 @@ __all__ = [
     "CallbackFailed",
     "Cancelled",
     "Costs",
+    "Cuda",
+    "CudaInfo",
+    "DeviceFailed",
+    "DeviceTensor",
     "Error",
     "Executor",
     "Fault",
     "Forked",
+    "GraphState",
     "Inproc",
     "Instruction",
     "Internal",
     "InvalidArgument",
     "InvalidHandle",
     "InvalidSchedule",
+    "Nccl",
+    "Overlap",
     "Panic",
     "Pass",
     "PeerFailed",
@@ -62,7 +82,11 @@ __all__ = [
     "Timeline",
     "Timeout",
     "TransportFailed",
+    "Unavailable",
+    "cuda_available",
     "eplb",
+    "nccl_unique_id",
+    "nccl_version",
     "set_log",
     "set_progress",
     "version",

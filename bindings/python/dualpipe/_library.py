@@ -27,6 +27,8 @@ ABI = (0, 1)
 
 TaskFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(s.Task))
 """``dualpipe_task_fn``."""
+PartFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32, c.c_void_p)
+"""``dualpipe_part_fn``."""
 LogFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
 """``dualpipe_log_fn``."""
 ProgressFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint64)
@@ -68,9 +70,17 @@ SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_executor_step": (_HANDLE, TaskFunction, c.c_void_p),
     "dualpipe_executor_start": (_HANDLE, TaskFunction, c.c_void_p),
     "dualpipe_executor_wait": (_HANDLE, c.c_uint64),
+    "dualpipe_executor_synchronize": (_HANDLE, c.c_uint64),
+    "dualpipe_executor_graph": (_HANDLE, c.POINTER(_U32), *_OUT),
     "dualpipe_executor_timeline": (_HANDLE, _OUT_HANDLE),
     "dualpipe_executor_fault": (_HANDLE, c.POINTER(s.Fault)),
     "dualpipe_task_set_error": (c.c_char_p,),
+    "dualpipe_cuda_available": (c.POINTER(s.CudaInfo),),
+    "dualpipe_nccl_version": (c.POINTER(_U32),),
+    "dualpipe_nccl_unique_id": (_HANDLE, *_OUT),
+    "dualpipe_overlap_create": (_U32, _OUT_HANDLE),
+    "dualpipe_overlap_free": (_HANDLE,),
+    "dualpipe_overlap_run": (_HANDLE, c.c_void_p, c.c_void_p, _U32, _U32, PartFunction, c.c_void_p),
     "dualpipe_expert_plan_create": (c.POINTER(s.BalanceOptions), c.c_void_p, c.c_size_t, _OUT_HANDLE),
     "dualpipe_expert_plan_free": (_HANDLE,),
     "dualpipe_expert_plan_slot_to_expert": (_HANDLE, *_OUT),

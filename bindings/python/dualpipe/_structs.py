@@ -166,11 +166,46 @@ class Task(c.Structure):
         ("reserved", c.c_uint32),
         ("forward", c.POINTER(TaskPass)),
         ("backward", c.POINTER(TaskPass)),
+        ("compute_stream", c.c_void_p),
+        ("comm_stream", c.c_void_p),
     ]
 
 
 class TensorSpec(c.Structure):
     _fields_ = [("dtype", DLDataType), ("ndim", c.c_uint32), ("shape", c.c_int64 * 8)]
+
+
+class CudaInfo(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("num_devices", c.c_uint32),
+        ("driver_version", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class CudaOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("device", c.c_uint32),
+        ("compute_stream", c.c_void_p),
+        ("comm_stream", c.c_void_p),
+        ("has_comm_stream", c.c_uint32),
+        ("is_timed", c.c_uint32),
+        ("is_stream_ordered", c.c_uint32),
+        ("uses_graph", c.c_uint32),
+        ("exchanges_shapes", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class NcclOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("max_ctas", c.c_uint32),
+        ("unique_id", c.c_void_p),
+        ("unique_id_length", c.c_uint64),
+    ]
 
 
 class ExecutorOptions(c.Structure):
@@ -182,6 +217,8 @@ class ExecutorOptions(c.Structure):
         ("inproc", c.c_void_p),
         ("transport", c.c_void_p),
         ("memory", c.c_void_p),
+        ("cuda", c.POINTER(CudaOptions)),
+        ("nccl", c.POINTER(NcclOptions)),
     ]
 
 
@@ -235,6 +272,9 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_task_pass": TaskPass,
     "dualpipe_task": Task,
     "dualpipe_tensor_spec": TensorSpec,
+    "dualpipe_cuda_info": CudaInfo,
+    "dualpipe_cuda_options": CudaOptions,
+    "dualpipe_nccl_options": NcclOptions,
     "dualpipe_executor_options": ExecutorOptions,
     "dualpipe_fault": Fault,
     "dualpipe_balance_options": BalanceOptions,

@@ -101,6 +101,18 @@ class Internal(Error):
     status = 14
 
 
+class DeviceFailed(Error):
+    """The driver or the device failed."""
+
+    status = 15
+
+
+class Unavailable(Error):
+    """A driver, a library or a device that was asked for is not there; the text says what is missing."""
+
+    status = 16
+
+
 CLASSES: dict[int, type[Error]] = {
     kind.status: kind
     for kind in (
@@ -118,6 +130,8 @@ CLASSES: dict[int, type[Error]] = {
         Cancelled,
         Panic,
         Internal,
+        DeviceFailed,
+        Unavailable,
     )
 }
 """The class of each status that a call can fail with."""

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
 from . import _structs as s
-from ._library import Closing, TaskFunction, create, lib, uint32
+from ._library import Closing, TaskFunction, create, lib, read_text, uint32
 from .costs import nanoseconds, number
+from .cuda import GRAPH_STATES, Cuda, GraphState, Nccl
 from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
 from .schedule import Program, Schedule
 from .task import Task, TensorLike, tensor_spec
@@ -54,17 +55,20 @@ class Fault(NamedTuple):
 class Executor(Closing):
     """Runs one rank of ``schedule``. Use it as a context manager, or :meth:`close` it.
 
-    ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``tensors``:
-    what crosses every boundary between stages, [(dtype, shape), ...], at most 32, the same on all ranks; a gradient
-    has the dtype and shape of its activation. A dtype is a name ("float32", "bfloat16", ...), a numpy or a torch
-    dtype. ``timeout``: seconds that a single wait for a peer may last, at most a day; more than the longest task of
-    any rank.
+    ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``nccl``: joins
+    ranks in processes of their own, on CUDA devices; it waits until all have come. Exactly one of them is given.
+    ``cuda``: the device to run on; None is the host. ``tensors``: what crosses every boundary between stages,
+    [(dtype, shape), ...], at most 32, the same on all ranks; a gradient has the dtype and shape of its activation. A
+    dtype is a name ("float32", "bfloat16", ...), a numpy or a torch dtype. ``timeout``: seconds that a single wait for
+    a peer may last, at most a day; more than the longest task of any rank.
 
     One thread at a time: another gets :class:`~dualpipe.errors.Busy`, and so does a callback of its own. After a
     failed step it can only be asked for its :attr:`fault` and its :meth:`timeline`, and closed.
 
     Raises :class:`~dualpipe.errors.InvalidArgument`, also if the rank's place in the inproc is taken, and
-    :class:`~dualpipe.errors.Poisoned` if a rank of the inproc has failed.
+    :class:`~dualpipe.errors.Poisoned` if a rank of the inproc has failed; with ``cuda``
+    :class:`~dualpipe.errors.Unavailable` and :class:`~dualpipe.errors.DeviceFailed`, with ``nccl``
+    :class:`~dualpipe.errors.Timeout` and :class:`~dualpipe.errors.TransportFailed`.
     """
 
     def __init__(
@@ -72,7 +76,9 @@ class Executor(Closing):
         schedule: Schedule,
         rank: int,
         *,
-        inproc: Inproc,
+        inproc: Inproc | None = None,
+        nccl: Nccl | None = None,
+        cuda: Cuda | None = None,
         tensors: Sequence[TensorLike],
         timeout: float = 60.0,
     ) -> None:
@@ -81,21 +87,28 @@ class Executor(Closing):
         if timeout_ns == 0:
             raise InvalidArgument(f"timeout is {timeout}, must be more than 0 seconds")
         specs = _specs(tensors)
-        options = s.ExecutorOptions(
-            c.sizeof(s.ExecutorOptions), len(specs), specs, timeout_ns, inproc._handle._as_parameter_, None, None
-        )
+        options = s.ExecutorOptions(c.sizeof(s.ExecutorOptions), len(specs), specs, timeout_ns)
+        if inproc is not None:
+            options.inproc = inproc._handle._as_parameter_
+        if cuda is not None:
+            options.cuda = c.pointer(cuda._options())
+        if nccl is not None:
+            options.nccl = c.pointer(nccl._options())
         self.rank = program.rank
-        self._handle = create("dualpipe_executor_create", "dualpipe_executor_free", program._handle, c.byref(options))
+        names = "dualpipe_executor_create", "dualpipe_executor_free"
+        self._handle = create(*names, program._handle, c.byref(options), keep_alive=cuda)
         self._started: _Step | None = None
 
     def step(self, callback: Callback) -> None:
         """Runs one step on this thread: ``callback(task)`` for every task, in order, each when what it reads is there.
 
+        On a CUDA device it returns when the device is done, or with ``stream_ordered`` when all of it is enqueued.
+
         What the callback raises, this raises. Other errors name rank, instruction and peer:
         :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`,
-        :class:`~dualpipe.errors.TransportFailed`, and :class:`~dualpipe.errors.Poisoned` after any of them. All other
-        ranks end with an error too. While it waits for a peer it does not hear Ctrl-C; :meth:`start` and
-        :meth:`wait` do.
+        :class:`~dualpipe.errors.TransportFailed`, :class:`~dualpipe.errors.DeviceFailed`, and
+        :class:`~dualpipe.errors.Poisoned` after any of them. All other ranks end with an error too. While it waits for
+        a peer it does not hear Ctrl-C; :meth:`start` and :meth:`wait` do.
         """
         step = _Step(self, callback)
         try:
@@ -127,17 +140,31 @@ class Executor(Closing):
         Raises :class:`~dualpipe.errors.Timeout` with the text "still running" if it goes on, then wait again;
         :class:`~dualpipe.errors.InvalidArgument` if no step was started.
         """
-        seconds = math.inf if timeout is None else number("timeout", timeout)
-        if not seconds >= 0:
-            raise InvalidArgument(f"timeout is {seconds}, must be at least 0 seconds, or None")
-        deadline = time.monotonic() + seconds
-        while not self._has_ended(min(max(deadline - time.monotonic(), 0.0), _SLICE)):
-            if time.monotonic() >= deadline:
-                raise Timeout(f"the step is still running after {seconds:g} seconds")
+        _in_slices(timeout, self._has_ended)
         self._forget_started()
 
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits, at most ``timeout`` seconds or as long as it takes, until the device is done with the last step. On
+        the host it always is.
+
+        Raises :class:`~dualpipe.errors.Timeout` with the text "still running" if it is not, then wait again; what
+        :meth:`step` raises if the step failed on the device.
+        """
+        _in_slices(timeout, self._is_done)
+
+    @property
+    def graph(self) -> GraphState:
+        """How far it is from launching whole steps as CUDA graphs, and why a step could not be captured."""
+        state = c.c_uint32()
+        reason = read_text("dualpipe_executor_graph", self._handle, c.byref(state))
+        return GraphState(GRAPH_STATES[state.value], reason)
+
     def timeline(self) -> Timeline:
-        """This rank's timeline of its last step, which may have failed. :meth:`Timeline.merge` joins the ranks'."""
+        """This rank's timeline of its last step, which may have failed. :meth:`Timeline.merge` joins the ranks'.
+
+        On a CUDA device it raises :class:`~dualpipe.errors.InvalidArgument` unless the executor is ``timed``, and
+        :class:`~dualpipe.errors.Busy` until the step is known to be done.
+        """
         return Timeline(create("dualpipe_executor_timeline", "dualpipe_timeline_free", self._handle))
 
     @property
@@ -188,10 +215,31 @@ class Executor(Closing):
         self._forget_started()
         raise failure
 
+    def _is_done(self, seconds: float) -> bool:
+        """Waits for the device; raises what ended the step. False if it is still running."""
+        try:
+            lib.dualpipe_executor_synchronize(self._handle, round(seconds * 1e9))
+            return True
+        except Timeout as error:
+            if "still running" in str(error):
+                return False
+            raise
+
     def _forget_started(self) -> None:
         if self._started is not None:
             _RUNNING.discard(self._started)
             self._started = None
+
+
+def _in_slices(timeout: float | None, has_ended: Callable[[float], bool]) -> None:
+    """Waits by ``has_ended(seconds)``, a slice at a time; Timeout when it takes longer than ``timeout`` seconds."""
+    seconds = math.inf if timeout is None else number("timeout", timeout)
+    if not seconds >= 0:
+        raise InvalidArgument(f"timeout is {seconds}, must be at least 0 seconds, or None")
+    deadline = time.monotonic() + seconds
+    while not has_ended(min(max(deadline - time.monotonic(), 0.0), _SLICE)):
+        if time.monotonic() >= deadline:
+            raise Timeout(f"the step is still running after {seconds:g} seconds")
 
 
 def _specs(tensors: Sequence[TensorLike]) -> Any:

@@ -1,4 +1,4 @@
-"""Tasks: what an executor's callback is handed, with its tensors as numpy views."""
+"""Tasks: what an executor's callback is handed, with its tensors as numpy views, or as tensors on a device."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _structs as s
+from .cuda import DeviceTensor
 from .errors import InvalidArgument
 from .timeline import OP_KINDS
 
@@ -53,7 +54,8 @@ def tensor_spec(name: str, tensor: TensorLike) -> s.TensorSpec:
 
 
 class Pass:
-    """One micro-batch at one stage, and its tensors: views of the executor's memory, without a copy.
+    """One micro-batch at one stage, and its tensors: views of the executor's memory, without a copy. On the host they
+    are numpy arrays, on a CUDA device each is a :class:`~dualpipe.DeviceTensor`.
 
     At the first stage there are no ``inputs`` and no ``input_grads``, at the last no ``outputs`` and no
     ``output_grads``. A view is valid until the callback returns; ``inputs`` are the same again from F to W. bfloat16
@@ -80,16 +82,16 @@ class Pass:
     """Counted within its direction; None in REDUCE_GRADS, which is of all."""
     copy: int
     """Which of the rank's parameter copies."""
-    inputs: list[npt.NDArray[Any]]
+    inputs: list[Any]
     """Activations from the previous stage. Read-only."""
-    outputs: list[npt.NDArray[Any]]
+    outputs: list[Any]
     """Activations for the next stage, to be filled by F."""
-    output_grads: list[npt.NDArray[Any] | None]
+    output_grads: list[Any]
     """Gradients from the next stage; None for one that does not exist. Read-only."""
-    input_grads: list[npt.NDArray[Any]]
+    input_grads: list[Any]
     """Gradients for the previous stage, to be filled by B or I, or :meth:`set_absent`."""
 
-    def __init__(self, which: s.Pass, tensors: s.TaskPass | None, owner: object) -> None:
+    def __init__(self, which: s.Pass, tensors: s.TaskPass | None, owner: object, stream: int | None) -> None:
         """Not to be called by users: ``tensors`` is the library's, for the time of the callback."""
         self.direction, self.stage, self.copy = which.direction, which.stage, which.copy
         self.microbatch = None if which.microbatch == s.NONE else which.microbatch
@@ -97,12 +99,17 @@ class Pass:
         self._grads = tensors
         if tensors is None:
             return
-        self.inputs = [_view(tensors.inputs[k], owner, False) for k in range(tensors.num_inputs)]
-        self.outputs = [_view(tensors.outputs[k], owner, True) for k in range(tensors.num_outputs)]
-        for k in range(tensors.num_output_grads):
-            grad = tensors.output_grads[k]
-            self.output_grads.append(_view(grad, owner, False) if grad.is_present else None)
-        self.input_grads = [_view(tensors.input_grads[k], owner, True) for k in range(tensors.num_input_grads)]
+
+        def views(lent: Any, count: int, writeable: bool) -> list[Any]:
+            return [
+                _view(lent[k], owner, writeable, stream) if writeable or lent[k].is_present else None
+                for k in range(count)
+            ]
+
+        self.inputs = views(tensors.inputs, tensors.num_inputs, False)
+        self.outputs = views(tensors.outputs, tensors.num_outputs, True)
+        self.output_grads = views(tensors.output_grads, tensors.num_output_grads, False)
+        self.input_grads = views(tensors.input_grads, tensors.num_input_grads, True)
 
     def set_absent(self, k: int) -> None:
         """Says that gradient ``k`` of ``input_grads`` does not exist: the previous stage gets None. IndexError."""
@@ -114,6 +121,9 @@ class Pass:
 
     def _end(self) -> None:
         self._grads = None
+        for one in (*self.inputs, *self.outputs, *self.output_grads, *self.input_grads):
+            if isinstance(one, DeviceTensor):
+                one._end()
 
     def __repr__(self) -> str:
         return (
@@ -130,9 +140,11 @@ class Task:
     ``forward`` and B of ``backward``, whose work may overlap. REDUCE_GRADS has no tensors: every weight gradient of
     the copy in ``backward`` is final; sum it with that of the same stage in the other direction, which rank
     ``reduce_peer`` has.
+
+    On a CUDA device the callback only enqueues, on the task's streams, and waits for nothing.
     """
 
-    __slots__ = ("backward", "forward", "kind", "reduce_peer")
+    __slots__ = ("backward", "comm_stream", "compute_stream", "forward", "kind", "reduce_peer")
 
     kind: str
     """F, B, I, W, FB or REDUCE_GRADS."""
@@ -142,16 +154,23 @@ class Task:
     """The pass to run backward: in B, I, W and FB; and the copy that REDUCE_GRADS is about."""
     reduce_peer: int | None
     """REDUCE_GRADS: the rank that has the other copy."""
+    compute_stream: int | None
+    """On a CUDA device, the stream to compute on: what the task reads is there in its order. None on the host."""
+    comm_stream: int | None
+    """On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes after
+    all earlier tasks, and before all later ones."""
 
     def __init__(self, task: s.Task, owner: object) -> None:
         """Not to be called by users: ``task`` is the library's, for the time of the callback."""
         self.kind = OP_KINDS[task.op.kind]
         self.reduce_peer = None if task.reduce_peer == s.NONE else task.reduce_peer
         self.forward = self.backward = None
+        self.compute_stream, self.comm_stream = task.compute_stream, task.comm_stream
+        stream = self.compute_stream
         if task.op.forward.direction != s.NONE:
-            self.forward = Pass(task.op.forward, task.forward.contents if task.forward else None, owner)
+            self.forward = Pass(task.op.forward, task.forward.contents if task.forward else None, owner, stream)
         if task.op.backward.direction != s.NONE:
-            self.backward = Pass(task.op.backward, task.backward.contents if task.backward else None, owner)
+            self.backward = Pass(task.op.backward, task.backward.contents if task.backward else None, owner, stream)
 
     def _end(self) -> None:
         for one in (self.forward, self.backward):
@@ -163,10 +182,12 @@ class Task:
         return f"<dualpipe.Task {self.kind} {' '.join(passes)}>"
 
 
-def _view(tensor: s.Tensor, owner: object, writeable: bool) -> npt.NDArray[Any]:
-    """A tensor as an array, which keeps ``owner`` alive: its memory is the owner's."""
+def _view(tensor: s.Tensor, owner: object, writeable: bool, stream: int | None) -> npt.NDArray[Any] | DeviceTensor:
+    """A tensor as an array, which keeps ``owner`` alive: its memory is the owner's. With a stream, one on a device."""
     dl = tensor.dl
     dtype = _DTYPES[dl.dtype.code, dl.dtype.bits]
+    if stream is not None:
+        return DeviceTensor(dl, dtype, stream, owner, writeable)
     shape = tuple(dl.shape[: dl.ndim])
     num_bytes = dtype.itemsize
     for size in shape:

@@ -60,10 +60,10 @@ impl Cuda {
             if let Some(fault) = self.watch.fault() {
                 return Err(fault);
             }
+            let turn = gather.map(Gather::turn);
             if gather.is_some_and(|gather| gather.failure().is_some()) {
                 return Ok(());
             }
-            let turn = gather.map(Gather::turn);
             let instruction = machine.instruction();
             let mut world = CudaWorld { cuda: self, instruction, runner: &mut *runner };
             let advanced = machine.advance_once(&mut world);
