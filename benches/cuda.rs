@@ -1,5 +1,5 @@
-//! The executor's own time on the host for a step on a CUDA device: the driver does nothing (benches/null_driver.c), the
-//! tasks do nothing.
+//! The executor's own time on the host for a step on a CUDA device: the driver does nothing (benches/null_driver.c),
+//! the tasks do nothing.
 
 use std::path::Path;
 use std::process::Command;

@@ -78,7 +78,8 @@ pub unsafe extern "C" fn dualpipe_overlap_free(overlap: dualpipe_overlap_t) -> d
 
 /// Has `enqueue` enqueue every part of num_forward forward blocks and num_backward backward blocks (each 0 to 4096),
 /// from within a task, on the task's two streams. Of each pair of blocks in turn, forward ones from the first,
-/// backward ones from the last: on the compute stream attention F, MLP B, MLP W, MLP F, attention B, attention W; on the
+/// backward ones from the last: on the compute stream attention F, MLP B, MLP W, MLP F, attention B, attention W; on
+/// the
 /// comm stream combine B under attention F, dispatch F under MLP B, dispatch B under MLP W and MLP F, combine F under
 /// attention B.
 ///

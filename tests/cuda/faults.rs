@@ -130,7 +130,7 @@ fn a_device_that_is_lost_anywhere_is_told_by_its_rank() {
         for op in (0..num_ops[rank]).step_by(3) {
             let what = format!("op {op} of rank {rank}");
             let session = Session::new(op, EAGER, 4, 0);
-            let setup = Setup { num_devices: 4, timeout: Duration::from_millis(300), ..Setup::new(&session) };
+            let setup = Setup { num_devices: 4, timeout: Duration::from_millis(800), ..Setup::new(&session) };
             session.fail_op(rank, op, ILLEGAL_ADDRESS);
             let (ranks, flow) = setup.inproc(&schedule);
             let ended = step_of_tasks(&ranks, &flow, &session);

@@ -129,7 +129,8 @@ impl Nccl {
     pub(super) fn say(&self, function: &str, code: c_int, comm: Comm) -> String {
         // SAFETY: any number has a text, which is static.
         let text = unsafe { text_of((self.ncclGetErrorString)(code)) };
-        // SAFETY: the communicator lives, or is NULL, which stands for any; the text is the thread's until its next call.
+        // SAFETY: the communicator lives, or is NULL, which stands for any; the text is the thread's until its next
+        // call.
         let last = self.ncclGetLastError.map(|last| unsafe { text_of(last(comm)) }).unwrap_or_default();
         let mut said = format!("{function}: {text} ({code})");
         let last = last.trim();
