@@ -51,7 +51,9 @@ int cuMemcpyAsync(address to, address from, size_t bytes, void *stream) { return
 int cuMemcpyPeerAsync(address to, void *to_context, address from, void *from_context, size_t bytes, void *stream) {
   return !to || !to_context || !from || !from_context || !bytes || !stream;
 }
-int cuMemsetD32Async(address to, unsigned value, size_t count, void *stream) { return !to || !value || !count || !stream; }
+int cuMemsetD32Async(address to, unsigned value, size_t count, void *stream) {
+  return !to || !value || !count || !stream;
+}
 int cuGraphInstantiateWithFlags(void **executable, void *graph, uint64_t flags) {
   return *executable = fresh(), !graph || flags;
 }
