@@ -144,6 +144,16 @@ typedef struct dualpipe_nccl_options {
    * Its length in bytes.
    */
   uint64_t unique_id_length;
+  /**
+   * 1: messages are put by copy engines where NCCL can, which take no multiprocessor: NCCL 2.29 or newer, with
+   * uses_graph 2.30, not with exchanges_shapes. After a fault its streams may wait for ever, and another process
+   * should take over. 0: messages are sent and received. Every rank must say the same.
+   */
+  uint32_t zero_cta;
+  /**
+   * 0.
+   */
+  uint32_t reserved;
 } dualpipe_nccl_options;
 
 #ifdef __cplusplus
@@ -189,7 +199,7 @@ dualpipe_status dualpipe_nccl_unique_id(dualpipe_schedule_t schedule,
 #define DUALPIPE_CUDA_OPTIONS_INIT { sizeof(dualpipe_cuda_options), 0, NULL, NULL, 0, 0, 0, 0, 0, 0 }
 
 /** Initializes a dualpipe_nccl_options: `dualpipe_nccl_options x = DUALPIPE_NCCL_OPTIONS_INIT;` */
-#define DUALPIPE_NCCL_OPTIONS_INIT { sizeof(dualpipe_nccl_options), 0, NULL, 0 }
+#define DUALPIPE_NCCL_OPTIONS_INIT { sizeof(dualpipe_nccl_options), 0, NULL, 0, 0, 0 }
 
 /** Initializes a dualpipe_cuda_info: `dualpipe_cuda_info x = DUALPIPE_CUDA_INFO_INIT;` */
 #define DUALPIPE_CUDA_INFO_INIT { sizeof(dualpipe_cuda_info), 0, 0, 0 }

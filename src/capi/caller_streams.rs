@@ -99,7 +99,7 @@ impl StreamTransport for CallerStreams {
         monotonic_ns()
     }
 
-    fn reserve(&mut self, buffers: usize, _: usize) -> crate::error::Result<()> {
+    fn reserve(&mut self, buffers: usize, _: usize, _: usize) -> crate::error::Result<()> {
         self.arrivals = (0..buffers).map(|_| None).collect();
         self.taken = vec![None; buffers];
         self.posted = vec![0; buffers];

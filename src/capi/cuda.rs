@@ -65,11 +65,17 @@ pub struct dualpipe_nccl_options {
     pub unique_id: *const u8,
     /// Its length in bytes.
     pub unique_id_length: u64,
+    /// 1: messages are put by copy engines where NCCL can, which take no multiprocessor: NCCL 2.29 or newer, with
+    /// uses_graph 2.30, not with exchanges_shapes. After a fault its streams may wait for ever, and another process
+    /// should take over. 0: messages are sent and received. Every rank must say the same.
+    pub zero_cta: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C); u32s, a pointer and a u64 without gaps; any bits are a value of each.
 unsafe impl Growing for dualpipe_nccl_options {
-    const SIZE_V1: usize = 24;
+    const SIZE_V1: usize = 32;
 }
 
 /// What CUDA there is. Start from DUALPIPE_CUDA_INFO_INIT.
@@ -201,12 +207,15 @@ pub(super) unsafe fn read_nccl(argument: &str, given: *const dualpipe_nccl_optio
     // SAFETY: the caller's promise.
     let given = unsafe { options::read(argument, given) }?;
     let max_ctas = args::in_range(&format!("{argument}->max_ctas"), given.max_ctas, 0..=NCCL_CTAS_MAX)?;
+    let zero_cta = args::flag(&format!("{argument}->zero_cta"), given.zero_cta)?;
+    args::zero(&format!("{argument}->reserved"), given.reserved)?;
     let length_name = format!("{argument}->unique_id_length");
     let length = args::in_range(&length_name, given.unique_id_length, 0..=isize::MAX as u64)? as usize;
     // SAFETY: the caller's promise.
     let id =
         unsafe { args::slice(&format!("{argument}->unique_id"), given.unique_id, &length_name, length) }?;
     let mut options = NcclOptions::new(id.to_vec());
+    options.zero_cta = zero_cta;
     if max_ctas > 0 {
         options.max_ctas = max_ctas;
     }

@@ -161,6 +161,12 @@ impl Boundaries {
             (bytes.max(aligned_bytes(tensors)), count.max(tensors.len()))
         })
     }
+
+    /// The most bytes that cross any boundary, each tensor aligned.
+    pub(crate) fn largest(&self) -> usize {
+        let all = self.microbatches.values().chain(self.copies.values()).chain([&self.usual]);
+        all.map(|tensors| aligned_bytes(tensors)).max().unwrap_or(0)
+    }
 }
 
 fn check(tensors: &[TensorSpec]) -> Result<()> {

@@ -33,6 +33,8 @@ const NCCL: dualpipe_nccl_options = dualpipe_nccl_options {
     max_ctas: 0,
     unique_id: &ID as *const u8,
     unique_id_length: ID.len() as u64,
+    zero_cta: 0,
+    reserved: 0,
 };
 
 /// The words of a struct of options, with some changed, and with more of them than the struct has.
@@ -70,11 +72,13 @@ pub(super) fn bad_cuda_and_nccl_options(world: &World) {
     }
 
     let nccl = dualpipe_executor_options { inproc: null_mut(), nccl: &NCCL, ..good };
-    let changes: [(&[(usize, u32)], &str); 8] = [
-        (&[(0, 0)], "options->nccl->size is 0, must be the size of the struct: 24 to 4096, a multiple of 8"),
-        (&[(0, 16)], "options->nccl->size is 16, must be"),
-        (&[(0, 28)], "options->nccl->size is 28, must be"),
-        (&[(0, 40), (8, 1)], "options->nccl has a non-zero byte at 32 of 40"),
+    let changes: [(&[(usize, u32)], &str); 10] = [
+        (&[(0, 0)], "options->nccl->size is 0, must be the size of the struct: 32 to 4096, a multiple of 8"),
+        (&[(0, 24)], "options->nccl->size is 24, must be"),
+        (&[(0, 36)], "options->nccl->size is 36, must be"),
+        (&[(0, 48), (10, 1)], "options->nccl has a non-zero byte at 40 of 48"),
+        (&[(6, 2)], "options->nccl->zero_cta is 2, must be 0 to 1"),
+        (&[(7, 1)], "options->nccl->reserved is 1, must be 0"),
         (&[(1, 65)], "options->nccl->max_ctas is 65, must be 0 to 64"),
         (&[(1, u32::MAX)], "options->nccl->max_ctas is 4294967295, must be 0 to 64"),
         (&[(2, 0), (3, 0)], "options->nccl->unique_id is NULL"),

@@ -11,6 +11,7 @@ mod faults;
 mod features;
 mod flow;
 mod nccl;
+mod nccl_put;
 mod order;
 mod overlap;
 

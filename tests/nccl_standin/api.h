@@ -44,6 +44,16 @@ struct ncclConfig_t {
   int splitShare;
 };
 
+struct ncclWaitSignalDesc_t {
+  int opCnt;
+  int peer;
+  int sigIdx;
+  int ctx;
+};
+
+// For windows that others may put into.
+const int NCCL_WIN_COLL_SYMMETRIC = 1;
+
 NCCL_FUNCTION int ncclGetVersion(int *version);
 NCCL_FUNCTION int ncclGetUniqueId(ncclUniqueId *id);
 NCCL_FUNCTION const char *ncclGetErrorString(int code);
@@ -65,4 +75,9 @@ NCCL_FUNCTION int ncclMemAlloc(void **memory, size_t bytes);
 NCCL_FUNCTION int ncclMemFree(void *memory);
 NCCL_FUNCTION int ncclCommWindowRegister(ncclComm_t comm, void *data, size_t bytes, ncclWindow_t *window, int flags);
 NCCL_FUNCTION int ncclCommWindowDeregister(ncclComm_t comm, ncclWindow_t window);
+// From 2.29 on. `sigIdx`, `ctx` and `flags` have to be 0.
+NCCL_FUNCTION int ncclPutSignal(const void *data, size_t count, int type, int peer, ncclWindow_t window, size_t offset,
+                                int sigIdx, int ctx, unsigned flags, ncclComm_t comm, cudaStream_t stream);
+NCCL_FUNCTION int ncclSignal(int peer, int sigIdx, int ctx, unsigned flags, ncclComm_t comm, cudaStream_t stream);
+NCCL_FUNCTION int ncclWaitSignal(int count, ncclWaitSignalDesc_t *signals, ncclComm_t comm, cudaStream_t stream);
 // NOLINTEND

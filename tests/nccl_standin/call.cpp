@@ -1,6 +1,8 @@
 // What is checked at each call.
 #include "call.h"
 
+#include <algorithm>
+
 #include "op.h"
 
 namespace nccl_standin {
@@ -73,6 +75,8 @@ int wait_until_initialised(End &end, std::unique_lock<std::mutex> &lock) {
 bool is_connected(const End &end, const std::vector<std::shared_ptr<Op>> &ops) {
   if (!state().is_connected_lazily) return true;
   for (const std::shared_ptr<Op> &op : ops) {
+    const std::vector<bool> &others = end.clique->has_signalled;
+    if (op->kind != Op::kMessages && std::count(others.begin(), others.end(), false) > 0) return false;
     for (const Part &part : op->parts) {
       int from = part.is_send ? end.rank : part.peer, to = part.is_send ? part.peer : end.rank;
       if (!end.clique->channels[{from, to}].is_connected()) return false;

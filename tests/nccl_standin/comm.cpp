@@ -79,6 +79,8 @@ int find_clique(const ncclUniqueId &id, int size, int rank, std::shared_ptr<Cliq
     found->second->size = size;
     found->second->labels.assign(size, -1);
     found->second->devices.assign(size, -1);
+    found->second->ends.resize(size);
+    found->second->has_signalled.assign(size, false);
   }
   *clique = found->second;
   if ((*clique)->size != size || (*clique)->devices[rank] >= 0) {
@@ -119,6 +121,7 @@ int initialise(const char *function, ncclComm_t *comm, int size, const ncclUniqu
   Clique &clique = *end->clique;
   clique.labels[rank] = end->label;
   clique.devices[rank] = device;
+  clique.ends[rank] = end;
   clique.num_joined += 1;
   if (clique.num_joined == size) judge_devices(clique);
   state().changed.notify_all();
@@ -148,7 +151,9 @@ int poll(const std::shared_ptr<End> &end, std::unique_lock<std::mutex> &lock) {
   if (!end->is_in_progress) return ncclSuccess;
   if (end->is_finalized && end->num_pending > 0) return ncclInProgress;
   if (!end->deferred.empty() && end->caller != std::this_thread::get_id()) return ncclInProgress;
+  if (end->registering != nullptr && end->registering->num_registered < clique.size) return ncclInProgress;
   if (!is_connected(*end, end->deferred) || end->num_polls-- > 0) return ncclInProgress;
+  if (end->registering != nullptr) finish_registration(end);
   std::vector<std::shared_ptr<Op>> ops = std::move(end->deferred);
   end->deferred.clear();
   // Another thread may ask meanwhile, and shall not hear that all is done.
@@ -158,8 +163,8 @@ int poll(const std::shared_ptr<End> &end, std::unique_lock<std::mutex> &lock) {
   for (const std::shared_ptr<Op> &op : ops) code = code == ncclSuccess ? enqueue(op) : code;
   lock.lock();
   end->is_in_progress = false;
-  end->async_error = code;
-  return code;
+  if (end->async_error == ncclSuccess) end->async_error = code;  // what was enqueued may have failed already
+  return end->async_error;
 }
 
 template <typename Answer>
@@ -267,6 +272,10 @@ NCCL_FUNCTION int ncclCommAbort(ncclComm_t comm) {
     std::unique_lock<std::mutex> lock(state().mutex);
     state().changed.wait(lock, [&] { return !state().is_abort_hung || call.end->is_gone; });
     if (call.end->is_gone) return ncclSuccess;
+    if (call.end->num_waits > 0) {
+      problem("ncclCommAbort: streams wait for signals of %s, go on to wait, and read memory that is gone",
+              call.end->name().c_str());
+    }
   }
   withdraw(*call.end);
   return ncclSuccess;

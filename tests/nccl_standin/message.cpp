@@ -21,7 +21,7 @@ int describe(const char *function, End &end, Part part, size_t count, Op *op) {
   if (part.peer < 0 || part.peer >= end.clique->size) {
     return last_error(ncclInvalidArgument, "%s : invalid root %d", function, part.peer);
   }
-  if (part.type < 0 || part.type >= kNumTypes) {
+  if (type_bytes(part.type) == 0) {
     return last_error(ncclInvalidArgument, "%s : invalid type %d", function, part.type);
   }
   if (part.address == nullptr && count > 0) {
@@ -29,7 +29,7 @@ int describe(const char *function, End &end, Part part, size_t count, Op *op) {
     problem("%s: %s gives no memory for %zu elements", function, end.name().c_str(), count);
     return last_error(ncclInvalidArgument, "%s: the buffer is NULL", function);
   }
-  part.bytes = count * kTypeBytes[part.type];
+  part.bytes = count * type_bytes(part.type);
   int32_t peer = end.clique->labels[part.peer];
   if (part.is_send) {
     uint64_t ordinal = state().num_sends[{end.label, peer}]++;
@@ -65,44 +65,6 @@ int merge(const std::vector<std::shared_ptr<Op>> &calls, std::vector<std::shared
     }
   }
   return ncclSuccess;
-}
-
-/// Puts them in their streams, now or, for ends that do not block, perhaps at a later question.
-int launch(const std::vector<std::shared_ptr<Op>> &ops, bool is_group) {
-  std::vector<std::shared_ptr<Op>> now;
-  int result = ncclSuccess;
-  {
-    std::unique_lock<std::mutex> lock(state().mutex);
-    for (const std::shared_ptr<Op> &op : ops) {
-      for (const Part &part : op->parts) {
-        int rank = op->end->rank;
-        Channel &channel = op->end->clique->channels[part.is_send ? std::pair(rank, part.peer)
-                                                                  : std::pair(part.peer, rank)];
-        (part.is_send ? channel.is_send_called : channel.is_receive_called) = true;
-      }
-    }
-    state().changed.notify_all();
-    for (const std::shared_ptr<Op> &op : ops) {
-      End &end = *op->end;
-      if (end.is_blocking) {
-        state().changed.wait(lock, [&] { return end.is_gone || is_connected(end, {op}); });
-        if (end.is_gone) return ncclInternalError;
-        now.push_back(op);
-      } else if (is_group || !is_connected(end, {op}) || roll(end) % 2 == 0) {
-        end.is_in_progress = true;
-        end.num_polls = static_cast<int>(roll(end) % 4);
-        end.deferred.push_back(op);
-        end.caller = std::this_thread::get_id();
-        result = ncclInProgress;
-      } else {
-        now.push_back(op);
-      }
-    }
-  }
-  for (const std::shared_ptr<Op> &op : now) {
-    if (int code = enqueue(op)) return code;
-  }
-  return result;
 }
 
 int message(const char *function, Part part, size_t count, ncclComm_t comm, cudaStream_t stream) {
@@ -149,6 +111,47 @@ int finish(Group &&group) {
 }
 
 }  // namespace
+
+size_t type_bytes(int type) { return type < 0 || type >= kNumTypes ? 0 : kTypeBytes[type]; }
+
+int launch(const std::vector<std::shared_ptr<Op>> &ops, bool is_group) {
+  std::vector<std::shared_ptr<Op>> now;
+  int result = ncclSuccess;
+  {
+    std::unique_lock<std::mutex> lock(state().mutex);
+    for (const std::shared_ptr<Op> &op : ops) {
+      if (op->kind != Op::kMessages) op->end->clique->has_signalled[op->end->rank] = true;
+      for (const Part &part : op->parts) {
+        int rank = op->end->rank;
+        Channel &channel = op->end->clique->channels[part.is_send ? std::pair(rank, part.peer)
+                                                                  : std::pair(part.peer, rank)];
+        (part.is_send ? channel.is_send_called : channel.is_receive_called) = true;
+      }
+    }
+    state().changed.notify_all();
+    for (const std::shared_ptr<Op> &op : ops) {
+      End &end = *op->end;
+      if (end.is_blocking) {
+        state().changed.wait(lock, [&] { return end.is_gone || is_connected(end, {op}); });
+        if (end.is_gone) return ncclInternalError;
+        now.push_back(op);
+      } else if (is_group || !is_connected(end, {op}) || roll(end) % 2 == 0) {
+        end.is_in_progress = true;
+        end.num_polls = static_cast<int>(roll(end) % 4);
+        end.deferred.push_back(op);
+        end.caller = std::this_thread::get_id();
+        result = ncclInProgress;
+      } else {
+        now.push_back(op);
+      }
+    }
+  }
+  for (const std::shared_ptr<Op> &op : now) {
+    if (int code = enqueue(op)) return code;
+  }
+  return result;
+}
+
 }  // namespace nccl_standin
 
 using namespace nccl_standin;

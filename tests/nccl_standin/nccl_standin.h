@@ -20,13 +20,14 @@ void nccl_standin_reset(uint64_t seed, int32_t version);
 /* The calling thread is this rank of the pipeline; -1: none. A reset leaves it alone. */
 void nccl_standin_set_rank(int32_t rank);
 
-/* The n-th ncclSend from the ends `from` to the ends `to`, over all communicators, in order of calls, never arrives:
- * the sender goes on, the receive that it met never ends. */
+/* The n-th ncclSend or ncclPutSignal from the ends `from` to the ends `to`, over all communicators, in order of calls,
+ * never arrives: the sender goes on, the receive that it met never ends, the signal never comes. */
 void nccl_standin_drop(int32_t from, int32_t to, uint64_t ordinal);
-/* It takes so much longer. Only for a driver that works on its own: nothing waits for it in a lazy one. */
+/* The n-th ncclSend takes so much longer. Only for a driver that works on its own: nothing waits for it in a lazy
+ * one. */
 void nccl_standin_delay(int32_t from, int32_t to, uint64_t ordinal, uint32_t milliseconds);
-/* The n-th ncclSend or ncclRecv of the ends `label`, in order of calls, gives its communicator this asynchronous error
- * when its stream gets there, and never ends. The peer hears nothing of it. */
+/* The n-th ncclSend, ncclRecv, ncclPutSignal or ncclWaitSignal of the ends `label`, in order of calls, gives its
+ * communicator this asynchronous error when its stream gets there, and never ends. The peer hears nothing of it. */
 void nccl_standin_async_error(int32_t label, uint64_t ordinal, int32_t code);
 /* The n-th call of a function, such as "ncclSend", does nothing and returns `code`. */
 void nccl_standin_fail_call(const char *function, uint64_t ordinal, int32_t code);
@@ -43,9 +44,16 @@ void nccl_standin_forbid_same_device(int on);
  * done on the host before the other side has made its own. On after a reset. */
 void nccl_standin_connect_at_first_use(int on);
 
+/* While off, windows are not to be had, which NCCL calls a success. On after a reset. */
+void nccl_standin_offer_windows(int on);
+
+/* Until the next reset no stream waits for signals any more: for tests that want their memory back after a fault, as
+ * the end of the process would give it. */
+void nccl_standin_release_waits(void);
+
 /* Ends that have been initialised, or begun to be, and neither aborted nor destroyed. */
 uint64_t nccl_standin_live_comms(void);
-/* Calls of ncclSend from the ends `from` to the ends `to`; -1: any. */
+/* Calls of ncclSend and ncclPutSignal from the ends `from` to the ends `to`; -1: any. */
 uint64_t nccl_standin_num_sends(int32_t from, int32_t to);
 /* What programs did wrong, a line each. Returns its length without the NUL; as much as fits is written. */
 size_t nccl_standin_report(char *text, size_t capacity);

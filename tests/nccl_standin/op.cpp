@@ -155,13 +155,6 @@ void take_out(Clique &clique, Test is_meant) {
   }
 }
 
-/// With the lock held.
-void set_pending(Op &op, bool is_pending) {
-  if (op.is_pending == is_pending) return;
-  op.is_pending = is_pending;
-  op.end->num_pending += is_pending ? 1 : -1;
-}
-
 /// What the driver holds for one of the two entries.
 struct Entry {
   std::shared_ptr<Op> op;
@@ -260,7 +253,15 @@ void drop(void *user) {
 
 }  // namespace
 
+void set_pending(Op &op, bool is_pending) {
+  if (op.is_pending == is_pending) return;
+  op.is_pending = is_pending;
+  op.end->num_pending += is_pending ? 1 : -1;
+  if (op.kind == Op::kWait) op.end->num_waits += is_pending ? 1 : -1;
+}
+
 int enqueue(const std::shared_ptr<Op> &op) {
+  if (op->kind != Op::kMessages) return enqueue_signal(op);
   const Driver *found = driver();
   uint64_t capture = found->capture(op->stream);
   {
@@ -306,6 +307,8 @@ void withdraw(End &end) {
     end.is_gone = true;
     end.is_in_progress = false;
     end.deferred.clear();
+    end.registering = nullptr;
+    forget_windows(end);
     take_out(*end.clique, [&](const Op &op) { return op.end.get() == &end; });
     state().changed.wait(lock, [&] { return end.num_moving == 0; });
   }

@@ -140,7 +140,8 @@ CONTROL_FUNCTION void nccl_standin_reset(uint64_t seed, int32_t version) {
       if (!end->is_gone) left.push_back(end);
     }
     now.is_init_hung = now.is_abort_hung = now.is_same_device_forbidden = false;
-    now.is_connected_lazily = true;
+    now.is_connected_lazily = now.has_windows = true;
+    now.is_waiting_over = false;
   }
   // The problems of ends that nobody wants any more are none of the next test.
   for (std::shared_ptr<End> &end : left) withdraw(*end);
@@ -190,6 +191,13 @@ CONTROL_FUNCTION void nccl_standin_forbid_same_device(int on) { set_flag(&State:
 
 CONTROL_FUNCTION void nccl_standin_connect_at_first_use(int on) { set_flag(&State::is_connected_lazily, on); }
 
+CONTROL_FUNCTION void nccl_standin_offer_windows(int on) { set_flag(&State::has_windows, on); }
+
+CONTROL_FUNCTION void nccl_standin_release_waits(void) {
+  set_flag(&State::is_waiting_over, 1);
+  if (const Driver *found = driver()) found->wake();
+}
+
 CONTROL_FUNCTION uint64_t nccl_standin_live_comms(void) {
   std::lock_guard<std::mutex> lock(state().mutex);
   uint64_t live = 0;
@@ -236,6 +244,8 @@ CONTROL_FUNCTION size_t nccl_standin_waiting(char *text, size_t capacity) {
       if (is_from && !channel.sends.empty()) line += ": sends to " + peer;
       if (is_to && !channel.receives.empty()) line += ": receives from " + peer;
     }
+    if (end.registering != nullptr) line += ": registers memory";
+    if (end.num_waits > 0) line += ": waits for signals";
     line += ": " + std::to_string(end.num_pending) + " operations pending";
     lines.insert(line + "\n");
   }

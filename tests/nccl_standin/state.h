@@ -40,6 +40,20 @@ struct Channel {
   bool is_connected() const { return is_send_called && is_receive_called; }
 };
 
+/// Memory that the ranks of a communicator have registered together; by rank.
+struct Registration {
+  explicit Registration(int size) : address(size), bytes(size), is_live(size), is_target(size) {}
+
+  std::vector<char *> address;
+  std::vector<size_t> bytes;
+  std::vector<bool> is_live;
+  /// Something has been put there, or will be.
+  std::vector<bool> is_target;
+  int num_registered = 0;
+};
+
+struct End;
+
 /// A communicator as a whole.
 struct Clique {
   int size = 0;
@@ -50,6 +64,11 @@ struct Clique {
   std::vector<int> labels, devices;
   /// By sender and receiver.
   std::map<std::pair<int, int>, Channel> channels;
+  /// By rank: its end, and whether it has put, signalled or waited.
+  std::vector<std::weak_ptr<End>> ends;
+  std::vector<bool> has_signalled;
+  /// In the order in which each rank registers.
+  std::vector<std::shared_ptr<Registration>> registrations;
 };
 
 /// How often an operation has been done.
@@ -84,6 +103,14 @@ struct End {
   std::vector<std::shared_ptr<Op>> deferred;
   /// Only its own questions go on with `deferred`: what the driver knows of the calling thread has to be true of it.
   std::thread::id caller;
+  /// What is being registered, and where its window goes.
+  std::shared_ptr<Registration> registering;
+  ncclWindow_t *window = nullptr;
+  size_t num_registrations = 0;
+  /// Signals that have come, by rank and whether a graph sent them: what their senders had done.
+  std::map<std::pair<int, bool>, std::deque<uint64_t>> signals;
+  /// How many of the pending operations wait for signals.
+  uint64_t num_waits = 0;
   /// What the next operation has to wait for.
   std::shared_ptr<Progress> last_eager, last_captured;
   uint64_t last_capture = 0;
@@ -111,6 +138,7 @@ struct State {
   uint64_t seed = 0;
   int version = 22809;
   bool is_init_hung = false, is_abort_hung = false, is_same_device_forbidden = false, is_connected_lazily = true;
+  bool has_windows = true, is_waiting_over = false;
   std::vector<Rule> rules;
   std::vector<std::string> problems;
   /// By function and label, or -1 for all of them.

@@ -71,6 +71,8 @@ functions!(NcclControl {
     nccl_standin_hang_abort: fn(i32);
     nccl_standin_forbid_same_device: fn(i32);
     nccl_standin_connect_at_first_use: fn(i32);
+    nccl_standin_offer_windows: fn(i32);
+    nccl_standin_release_waits: fn();
     nccl_standin_live_comms: fn() -> u64;
     nccl_standin_num_sends: fn(i32, i32) -> u64;
     nccl_standin_report: fn(*mut c_char, usize) -> usize;

@@ -205,6 +205,8 @@ class NcclOptions(c.Structure):
         ("max_ctas", c.c_uint32),
         ("unique_id", c.c_void_p),
         ("unique_id_length", c.c_uint64),
+        ("zero_cta", c.c_uint32),
+        ("reserved", c.c_uint32),
     ]
 
 

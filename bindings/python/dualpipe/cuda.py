@@ -64,18 +64,21 @@ class Nccl:
     """How NCCL joins the ranks, each in a process of its own.
 
     ``unique_id``: what :func:`nccl_unique_id` gave on one rank. ``max_ctas``: multiprocessors that each communicator
-    uses at most, 1 to 64; 0 is 2.
+    uses at most, 1 to 64; 0 is 2. ``zero_cta``: messages are put by copy engines where NCCL can (2.29 or newer, with a
+    graph 2.30, not with ``exchange_shapes``); after a fault another process should then take over; every rank must say
+    the same.
     """
 
-    def __init__(self, unique_id: bytes, max_ctas: int = 0) -> None:
+    def __init__(self, unique_id: bytes, max_ctas: int = 0, *, zero_cta: bool = False) -> None:
         self.unique_id = bytes(memoryview(unique_id))
         self.max_ctas = uint32("max_ctas", max_ctas)
+        self.zero_cta = bool(zero_cta)
 
     def _options(self) -> s.NcclOptions:
         """Its memory is this object's."""
         pointer = c.cast(c.c_char_p(self.unique_id), c.c_void_p)
         size, length = c.sizeof(s.NcclOptions), len(self.unique_id)
-        return s.NcclOptions(size, self.max_ctas, pointer, length)
+        return s.NcclOptions(size, self.max_ctas, pointer, length, self.zero_cta)
 
 
 class Cuda:

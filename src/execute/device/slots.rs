@@ -97,6 +97,11 @@ impl<R: Room> Slots<R> {
         self.slots.iter().map(|slot| slot.tensors.capacity())
     }
 
+    /// The most bytes that a message of any rank may have, each tensor aligned.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.boundaries.largest()
+    }
+
     /// Whether the caller brings the memory.
     pub(crate) fn are_callers(&self) -> bool {
         self.memory.is_some()

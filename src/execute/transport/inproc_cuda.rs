@@ -185,7 +185,7 @@ impl StreamTransport for InprocCuda {
         self.seat.hub().now_ns()
     }
 
-    fn reserve(&mut self, buffers: usize, tensors: usize) -> Result<()> {
+    fn reserve(&mut self, buffers: usize, tensors: usize, _: usize) -> Result<()> {
         let parts = || Vec::with_capacity(tensors);
         let outgoing = || {
             let state = OutgoingState { parts: parts(), ..OutgoingState::default() };

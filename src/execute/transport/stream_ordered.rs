@@ -84,9 +84,10 @@ pub(crate) trait StreamTransport: Send {
     /// Nanoseconds on a clock that all ranks of this transport share as well as they can.
     fn now_ns(&self) -> u64;
 
-    /// Called before the first message, and again before there can be more: how many buffers the rank has and how
-    /// many tensors a message has at most.
-    fn reserve(&mut self, buffers: usize, tensors: usize) -> Result<()>;
+    /// Called before the first message, and again before there can be more: how many buffers the rank has, how many
+    /// tensors a message has at most, and how many bytes any message of any rank has at most, each tensor aligned to
+    /// [`TENSOR_ALIGNMENT`](crate::execute::boundary::TENSOR_ALIGNMENT). All that was enqueued before is done.
+    fn reserve(&mut self, buffers: usize, tensors: usize, bytes: usize) -> Result<()>;
 
     /// A step begins: all that was enqueued before is done, and what is left of it is forgotten. In a capture, streams
     /// of its own come after `fork` before anything else.

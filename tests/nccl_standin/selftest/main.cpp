@@ -4,5 +4,6 @@
 int main() {
   test_messages();
   test_communicators();
+  test_signals();
   printf("the stand-in NCCL: ok\n");
 }

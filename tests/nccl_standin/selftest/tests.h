@@ -16,3 +16,4 @@ void run_test(const char *name, void (*test)(Parameter...), Argument... argument
 
 void test_messages();
 void test_communicators();
+void test_signals();

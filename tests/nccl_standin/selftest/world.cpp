@@ -48,7 +48,7 @@ void check_equal(const std::string &left, const std::string &right, const char *
 
 World::World(const Options &options) {
   standin_reset(options.seed, options.mode, options.is_one_device ? 1 : 2, STANDIN_RANK_LOCAL);
-  nccl_standin_reset(options.seed, 22809);
+  nccl_standin_reset(options.seed, options.version);
   nccl_standin_connect_at_first_use(options.is_connected_lazily);
   CHECK_EQ(cuInit(0), 0);
   for (int i = 0; i < 2; ++i) {

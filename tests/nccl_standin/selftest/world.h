@@ -61,6 +61,7 @@ struct Options {
   bool is_blocking = true;
   bool is_one_device = false;
   bool is_connected_lazily = false;
+  int version = 22809;
 };
 
 class World {

@@ -190,7 +190,7 @@ impl Cuda {
     fn reserve(&mut self) -> Result<()> {
         let tensors = self.slots.capacities().max().unwrap_or(0);
         self.parts.reserve(tensors);
-        self.transport.reserve(self.slots.len(), tensors)
+        self.transport.reserve(self.slots.len(), tensors, self.slots.message_bytes_max())
     }
 
     /// Waits for the end of the step that was enqueued, as long as the watchdog is content.

@@ -1,6 +1,7 @@
 //! A communicator of two ranks that does not block, and that may be aborted from another thread.
 
 use std::ffi::c_int;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,8 +19,18 @@ pub(super) const POLL_PERIOD: Duration = Duration::from_micros(50);
 pub(super) struct Comm {
     nccl: &'static Nccl,
     pub(super) peer: Rank,
-    /// `None` once it has been aborted. Locked while NCCL is in a call, which does not block.
-    raw: Mutex<Option<Handle>>,
+    /// Locked while NCCL is in a call, which does not block.
+    raw: Mutex<Raw>,
+    /// Whether streams may be waiting for the peer's signals.
+    has_waits: AtomicBool,
+}
+
+enum Raw {
+    Live(Handle),
+    /// It has failed, and nobody uses it; it cannot be aborted yet.
+    GivenUp(Handle),
+    /// Aborted, destroyed or forgotten.
+    Gone,
 }
 
 /// The communicator's name.
@@ -44,21 +55,22 @@ impl Comm {
         config.blocking = 0;
         config.min_ctas = 1;
         config.max_ctas = max_ctas as c_int;
-        let mut raw = std::ptr::null_mut();
+        let mut handle = std::ptr::null_mut();
         // SAFETY: writes to a local; NCCL copies the configuration.
-        let code = unsafe { (nccl.ncclCommInitRankConfig)(&mut raw, 2, id, rank, &mut config) };
-        let comm = Comm { nccl, peer, raw: Mutex::new(Some(Handle(raw))) };
+        let code = unsafe { (nccl.ncclCommInitRankConfig)(&mut handle, 2, id, rank, &mut config) };
+        let (raw, has_waits) = (Raw::Live(Handle(handle)), AtomicBool::new(false));
+        let comm = Comm { nccl, peer, raw: Mutex::new(raw), has_waits };
         match code {
             sys::SUCCESS | sys::IN_PROGRESS => Ok(comm),
             code => {
-                let text = nccl.say("ncclCommInitRankConfig", code, raw);
+                let text = nccl.say("ncclCommInitRankConfig", code, handle);
                 comm.abort(); // what has failed is there all the same
                 Err(crate::Error::new(crate::ErrorKind::Transport, format!("nccl: with rank {peer}: {text}")))
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Handle>> {
+    fn lock(&self) -> MutexGuard<'_, Raw> {
         self.raw.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -69,7 +81,7 @@ impl Comm {
         call: impl FnOnce(&Nccl, sys::Comm) -> c_int,
     ) -> Posted<Answer> {
         let raw = self.lock();
-        let Some(Handle(comm)) = *raw else {
+        let Raw::Live(Handle(comm)) = *raw else {
             return Err(Stop::Transport(format!("the communicator with rank {} was aborted", self.peer)));
         };
         match call(self.nccl, comm) {
@@ -91,16 +103,60 @@ impl Comm {
         })
     }
 
+    /// A stream is about to wait for signals of the peer's.
+    pub(super) fn expect_signals(&self) {
+        self.has_waits.store(true, Ordering::Relaxed);
+    }
+
     /// Ends it, whatever it is doing, here and on the device.
     pub(super) fn abort(&self) {
-        if let Some(Handle(comm)) = self.lock().take().filter(|Handle(comm)| !comm.is_null()) {
-            // SAFETY: it lived, and nobody has it any more. What it returns does not matter.
-            let _ = unsafe { (self.nccl.ncclCommAbort)(comm) };
+        self.abort_locked(self.lock());
+    }
+
+    fn abort_locked(&self, mut raw: MutexGuard<'_, Raw>) {
+        match std::mem::replace(&mut *raw, Raw::Gone) {
+            Raw::Live(Handle(comm)) | Raw::GivenUp(Handle(comm)) if !comm.is_null() => {
+                // SAFETY: it lived, and nobody has it any more. What it returns does not matter.
+                let _ = unsafe { (self.nccl.ncclCommAbort)(comm) };
+            }
+            _ => {}
+        }
+    }
+
+    /// As [`Comm::abort`] if that helps. What NCCL's kernels see, a stream that waits for a signal does not: it would
+    /// go on to wait on memory that NCCL has freed.
+    fn stop(&self) {
+        let mut raw = self.lock();
+        match *raw {
+            Raw::Live(handle) if self.has_waits.load(Ordering::Relaxed) => *raw = Raw::GivenUp(handle),
+            Raw::Live(_) => self.abort_locked(raw),
+            Raw::GivenUp(_) | Raw::Gone => {}
+        }
+    }
+
+    /// The device has done all that it will do for this end.
+    pub(super) fn bury(&self) {
+        let raw = self.lock();
+        if matches!(*raw, Raw::GivenUp(_)) {
+            self.abort_locked(raw);
+        }
+    }
+
+    /// The device may never do what it was told: nothing of this end can be given back.
+    pub(super) fn forget(&self) {
+        // Whoever holds the lock is aborting it.
+        if let Ok(mut raw) = self.raw.try_lock() {
+            if matches!(*raw, Raw::GivenUp(_)) {
+                *raw = Raw::Gone;
+            }
         }
     }
 
     /// Ends it when all that it was told is done, or aborts it after `timeout`.
     pub(super) fn end(&self, timeout: Duration) {
+        if self.poll() != Ok(Answer::Done) {
+            return self.abort();
+        }
         let deadline = Instant::now() + timeout;
         // SAFETY: the communicator lives.
         let mut answer = self.call("ncclCommFinalize", |nccl, comm| unsafe { (nccl.ncclCommFinalize)(comm) });
@@ -114,7 +170,7 @@ impl Comm {
         // One that has failed is not destroyed, only aborted.
         // SAFETY: the communicator lives.
         match self.call("ncclCommDestroy", |nccl, comm| unsafe { (nccl.ncclCommDestroy)(comm) }) {
-            Ok(_) => *self.lock() = None,
+            Ok(_) => *self.lock() = Raw::Gone,
             Err(_) => self.abort(),
         }
     }
@@ -140,6 +196,6 @@ impl Line for Comms {
     }
 
     fn abort(&self, _: &Notice) {
-        self.comms.iter().for_each(|comm| comm.abort());
+        self.comms.iter().for_each(|comm| comm.stop());
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::comm::{Answer, Comm, Comms, POLL_PERIOD};
 use super::header::Headers;
+use super::put::{self, Slot};
 use super::sys;
 use super::{links, NcclOptions, NCCL_CTAS_MAX, NCCL_ID_BYTES};
 use crate::error::{in_range, Error, ErrorKind, Result};
@@ -26,6 +27,7 @@ use crate::placement::Placement;
 
 /// One rank's end of NCCL.
 pub(crate) struct NcclTransport {
+    rank: Rank,
     context: Arc<Context>,
     comms: Arc<Comms>,
     ends: Vec<End>,
@@ -35,6 +37,10 @@ pub(crate) struct NcclTransport {
     spare: Vec<Vec<Part>>,
     timeout: Duration,
     exchanges_shapes: bool,
+    /// With `zero_cta`, NCCL's functions for it.
+    puts: Option<&'static sys::Puts>,
+    /// Bytes of each slot.
+    slot_bytes: usize,
     gather: Arc<Gather>,
 }
 
@@ -45,6 +51,7 @@ struct End {
     comm: Arc<Comm>,
     stream: Stream,
     headers: Option<Headers>,
+    slot: Option<Slot>,
     /// What has not been enqueued yet, in order; the first is being, if `stage` says so.
     queue: VecDeque<Message>,
     stage: Stage,
@@ -60,6 +67,8 @@ enum Stage {
     Header,
     /// The header has been asked for, and is read when it is there.
     HeaderComing,
+    /// NCCL is enqueuing how the ends agree that the receiver's slot is free.
+    Slot,
     /// NCCL is enqueuing the tensors.
     Tensors,
 }
@@ -93,10 +102,11 @@ impl NcclTransport {
             let range = format!("must be {needed} for the {} links of this placement", links.len());
             return Err(Error::argument("nccl", "the length of unique_id", given, range));
         }
-        sys::nccl()?;
+        let puts = put::functions(options, exchanges_shapes)?;
         let device_error = |why: crate::execute::device::cuda::sys::DriverError| Error::from(why);
         let _entered = context.enter().map_err(device_error)?;
         let mut transport = NcclTransport {
+            rank,
             context: Arc::clone(context),
             comms: Arc::new(Comms { comms: Vec::new() }),
             ends: Vec::new(),
@@ -105,6 +115,8 @@ impl NcclTransport {
             spare: Vec::new(),
             timeout,
             exchanges_shapes,
+            puts,
+            slot_bytes: 0,
             gather: Arc::new(Gather::new(1)),
         };
         let mut comms = Vec::new();
@@ -116,21 +128,22 @@ impl NcclTransport {
             };
             let mut unique = sys::UniqueId([0; NCCL_ID_BYTES]);
             unique.0.copy_from_slice(id);
-            let comm = Arc::new(Comm::begin(peer, unique, c_int::from(!is_send), options.max_ctas)?);
-            comms.push(Arc::clone(&comm));
             let key = if is_send { key::send_to(peer) } else { key::receive_from(peer) };
             let stream = Stream::new(context, key, true).map_err(device_error)?;
+            let comm = Arc::new(Comm::begin(peer, unique, c_int::from(!is_send), options.max_ctas)?);
+            comms.push(Arc::clone(&comm));
             let (queue, stage) = (VecDeque::new(), Stage::Waiting);
-            let (headers, fork) = (None, None);
-            transport.ends.push(End { peer, is_send, comm, stream, headers, queue, stage, fork });
+            let (headers, slot, fork) = (None, None, None);
+            transport.ends.push(End { peer, is_send, comm, stream, headers, slot, queue, stage, fork });
         }
         transport.comms = Arc::new(Comms { comms });
-        transport.join(rank)?;
+        transport.join()?;
         Ok(transport)
     }
 
-    /// Waits until all peers have come.
-    fn join(&self, rank: Rank) -> Result<()> {
+    /// Waits until all peers have come to what was begun with them.
+    fn join(&self) -> Result<()> {
+        let rank = self.rank;
         let deadline = Instant::now() + self.timeout;
         for comm in &self.comms.comms {
             loop {
@@ -154,6 +167,18 @@ impl NcclTransport {
             }
         }
         Ok(())
+    }
+
+    /// New slots, for messages of this many bytes, which all ranks make at the same time.
+    fn open_slots(&mut self, puts: &'static sys::Puts, bytes: usize) -> Result<()> {
+        let _entered = self.context.enter().map_err(Error::from)?;
+        self.slot_bytes = bytes;
+        for end in &mut self.ends {
+            end.slot.take().into_iter().for_each(|slot| slot.close(&end.comm));
+            end.slot.insert(Slot::new(puts, &self.context, &end.comm, bytes)?).register(&end.comm)?;
+        }
+        self.join()?;
+        self.ends.iter_mut().filter_map(|end| end.slot.as_mut()).try_for_each(Slot::opened)
     }
 
     fn end(&mut self, peer: Rank, is_send: bool) -> Posted<&mut End> {
@@ -191,7 +216,7 @@ impl End {
     /// Gets the first message on; returns it once all of it is enqueued.
     fn advance(&mut self) -> Posted<Option<(Message, Mark)>> {
         while let Some(message) = self.queue.front_mut() {
-            let is_busy = matches!(self.stage, Stage::Header | Stage::Tensors);
+            let is_busy = matches!(self.stage, Stage::Header | Stage::Slot | Stage::Tensors);
             if is_busy && self.comm.poll()? == Answer::InProgress {
                 return Ok(None);
             }
@@ -200,16 +225,30 @@ impl End {
                     return Ok(None);
                 }
                 (Stage::Waiting, headers) => {
-                    self.fork.iter().chain(&message.after).try_for_each(|mark| self.stream.wait(mark))?;
-                    match headers {
-                        Some(headers) => {
+                    self.fork.iter().try_for_each(|mark| self.stream.wait(mark))?;
+                    // What comes into a slot does not need the buffer yet.
+                    let after = message.after.iter().filter(|_| self.is_send || self.slot.is_none());
+                    after.into_iter().try_for_each(|mark| self.stream.wait(mark))?;
+                    match (headers, &self.slot) {
+                        (Some(headers), _) => {
                             let (buffer, parts) = (message.buffer, &message.parts);
                             let answer =
                                 headers.exchange(&self.comm, &self.stream, buffer, parts, self.is_send)?;
                             (answer, Stage::Header)
                         }
-                        None => (self.transfer()?, Stage::Tensors),
+                        (None, Some(slot)) => {
+                            message.trace.iter().try_for_each(|trace| trace.begin(&self.stream))?;
+                            if self.is_send {
+                                slot.fill(&self.stream, &message.parts)?;
+                            }
+                            (slot.agree(&self.comm, &self.stream, self.is_send)?, Stage::Slot)
+                        }
+                        (None, None) => (self.transfer()?, Stage::Tensors),
                     }
+                }
+                (Stage::Slot, _) => {
+                    let Some(slot) = &self.slot else { return Ok(None) };
+                    (slot.put(&self.comm, &self.stream, &message.parts, self.is_send)?, Stage::Tensors)
                 }
                 (Stage::Header, Some(headers)) if !self.is_send => {
                     headers.fetch(&self.stream, message.buffer)?;
@@ -225,6 +264,10 @@ impl End {
                 (Stage::Tensors, _) => {
                     self.stage = Stage::Waiting;
                     let Some(message) = self.queue.pop_front() else { return Ok(None) };
+                    if let Some(slot) = self.slot.as_ref().filter(|_| !self.is_send) {
+                        message.after.iter().try_for_each(|mark| self.stream.wait(mark))?;
+                        slot.empty(&self.stream, &message.parts)?;
+                    }
                     message.trace.iter().try_for_each(|trace| trace.end(&self.stream))?;
                     let mark = self.stream.mark(&message.done)?;
                     return Ok(Some((message, mark)));
@@ -275,7 +318,7 @@ impl StreamTransport for NcclTransport {
         monotonic_ns()
     }
 
-    fn reserve(&mut self, buffers: usize, tensors: usize) -> Result<()> {
+    fn reserve(&mut self, buffers: usize, tensors: usize, bytes: usize) -> Result<()> {
         self.arrivals = (0..buffers).map(|_| None).collect();
         self.taken = vec![None; buffers];
         self.spare = (0..buffers).map(|_| Vec::with_capacity(tensors)).collect();
@@ -286,7 +329,11 @@ impl StreamTransport for NcclTransport {
                 false => None,
             };
         }
-        Ok(())
+        let Some(puts) = self.puts.filter(|_| bytes > self.slot_bytes) else { return Ok(()) };
+        self.open_slots(puts, bytes).inspect_err(|why| {
+            let text = why.to_string();
+            abort(&self.line(), &Notice { rank: self.rank, text });
+        })
     }
 
     fn start(&mut self, fork: Option<&Mark>) {
@@ -298,6 +345,9 @@ impl StreamTransport for NcclTransport {
         }
         self.arrivals.fill_with(|| None);
         self.taken.fill(None);
+        if let Some(why) = fork.and(self.puts).and_then(|_| put::why_no_graph()) {
+            self.gather.give_up(&why);
+        }
     }
 
     fn gather(&self) -> (Arc<Gather>, bool) {
@@ -365,7 +415,10 @@ impl StreamTransport for NcclTransport {
     }
 
     fn leak(&mut self) {
-        self.ends.iter_mut().for_each(|end| std::mem::forget(end.headers.take()));
+        for end in &mut self.ends {
+            std::mem::forget((end.headers.take(), end.slot.take()));
+            end.comm.forget();
+        }
     }
 
     fn withdraw(&mut self, pending: &mut Vec<Arc<Event>>) {
@@ -381,6 +434,10 @@ impl StreamTransport for NcclTransport {
 
 impl Drop for NcclTransport {
     fn drop(&mut self) {
-        self.comms.comms.iter().for_each(|comm| comm.end(self.timeout.min(Duration::from_secs(5))));
+        for end in &mut self.ends {
+            end.slot.take().into_iter().for_each(|slot| slot.close(&end.comm));
+            end.comm.bury();
+            end.comm.end(self.timeout.min(Duration::from_secs(5)));
+        }
     }
 }

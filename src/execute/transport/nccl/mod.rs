@@ -5,11 +5,13 @@
 //! few multiprocessors, and each has a stream of its own.
 //!
 //! NCCL matches by order alone. The programs of two ranks send and receive in the same order
-//! ([`crate::program::lower`]), and the tensors of a message are one group on both sides.
+//! ([`crate::program::lower`]), and the tensors of a message are one group on both sides. With
+//! [`NcclOptions::zero_cta`] messages are put instead (`put`).
 
 mod comm;
 mod header;
 mod link;
+mod put;
 mod sys;
 
 pub(crate) use link::NcclTransport;
@@ -33,12 +35,20 @@ pub struct NcclOptions {
     pub unique_id: Vec<u8>,
     /// Multiprocessors (CTAs) that each communicator uses at most, 1 to [`NCCL_CTAS_MAX`].
     pub max_ctas: u32,
+    /// Whether messages are put by copy engines where NCCL can, which take no multiprocessor: NCCL 2.29 or newer, not
+    /// with `exchanges_shapes`. Every rank must say the same. Each link has a slot at both ends, for the largest
+    /// message.
+    ///
+    /// With `uses_graph` it takes NCCL 2.30, and every rank's step must be capturable: NCCL counts the signals of
+    /// graphs apart. After a fault a stream may wait for a signal for ever, since nothing wakes it as an abort wakes a
+    /// kernel: its memory is given up, and another process should take over.
+    pub zero_cta: bool,
 }
 
 impl NcclOptions {
-    /// Two multiprocessors each.
+    /// Two multiprocessors each, which send and receive.
     pub fn new(unique_id: Vec<u8>) -> NcclOptions {
-        NcclOptions { unique_id, max_ctas: 2 }
+        NcclOptions { unique_id, max_ctas: 2, zero_cta: false }
     }
 }
 

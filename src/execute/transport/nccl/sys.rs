@@ -4,7 +4,7 @@
 
 #![allow(non_snake_case)] // the names are NCCL's
 
-use std::ffi::{c_char, c_int, c_void, CStr};
+use std::ffi::{c_char, c_int, c_uint, c_void, CStr};
 use std::sync::OnceLock;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +19,21 @@ pub(super) const SUCCESS: c_int = 0;
 pub(super) const IN_PROGRESS: c_int = 7;
 /// `ncclUint8`.
 pub(super) const UINT8: c_int = 1;
+/// `NCCL_WIN_COLL_SYMMETRIC`: a window into which the other ranks may put.
+pub(super) const WINDOW_SYMMETRIC: c_int = 1;
+
+/// `ncclWindow_t`.
+pub(super) type Window = *mut c_void;
+
+/// `ncclWaitSignalDesc_t`: `count` signals of `peer`; NCCL wants the rest to be 0.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signals {
+    pub(super) count: c_int,
+    pub(super) peer: c_int,
+    pub(super) index: c_int,
+    pub(super) context: c_int,
+}
 
 /// `ncclUniqueId`, by value.
 #[repr(C)]
@@ -61,14 +76,31 @@ impl Config {
 }
 
 macro_rules! nccl {
-    ($($symbol:ident($($argument:ident: $type:ty),*);)*) => {
+    (
+        always { $($symbol:ident($($argument:ident: $type:ty),*);)* }
+        puts { $($put:ident($($put_argument:ident: $put_type:ty),*);)* }
+    ) => {
         /// NCCL's functions.
         pub(super) struct Nccl {
             $(pub(super) $symbol: unsafe extern "C" fn($($type),*) -> c_int,)*
+            /// `None` if some of them are missing.
+            pub(super) puts: Option<Puts>,
             ncclGetErrorString: unsafe extern "C" fn(c_int) -> *const c_char,
             ncclGetLastError: Option<unsafe extern "C" fn(Comm) -> *const c_char>,
             /// Keeps the functions where they are.
             _library: libloading::Library,
+        }
+
+        /// NCCL's functions for memory that other ranks put messages into.
+        pub(super) struct Puts {
+            $(pub(super) $put: unsafe extern "C" fn($($put_type),*) -> c_int,)*
+        }
+
+        impl Puts {
+            fn find(library: &libloading::Library) -> Option<Puts> {
+                // SAFETY: the types are those that NCCL's documentation gives for these names.
+                Some(unsafe { Puts { $($put: *library.get(concat!(stringify!($put), "\0").as_bytes()).ok()?,)* } })
+            }
         }
 
         impl Nccl {
@@ -85,24 +117,39 @@ macro_rules! nccl {
                 let (text, last) = unsafe { (library.get(b"ncclGetErrorString\0"), library.get(b"ncclGetLastError\0")) };
                 let ncclGetErrorString = *text.map_err(|_| "the NCCL that was found has no ncclGetErrorString")?;
                 let ncclGetLastError = last.ok().map(|symbol| *symbol);
-                Ok(Nccl { $($symbol,)* ncclGetErrorString, ncclGetLastError, _library: library })
+                let puts = Puts::find(&library);
+                Ok(Nccl { $($symbol,)* puts, ncclGetErrorString, ncclGetLastError, _library: library })
             }
         }
     };
 }
 
 nccl! {
-    ncclGetVersion(version: *mut c_int);
-    ncclGetUniqueId(id: *mut UniqueId);
-    ncclCommInitRankConfig(comm: *mut Comm, ranks: c_int, id: UniqueId, rank: c_int, config: *mut Config);
-    ncclCommGetAsyncError(comm: Comm, error: *mut c_int);
-    ncclCommAbort(comm: Comm);
-    ncclCommFinalize(comm: Comm);
-    ncclCommDestroy(comm: Comm);
-    ncclSend(data: *const c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: CUstream);
-    ncclRecv(data: *mut c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: CUstream);
-    ncclGroupStart();
-    ncclGroupEnd();
+    always {
+        ncclGetVersion(version: *mut c_int);
+        ncclGetUniqueId(id: *mut UniqueId);
+        ncclCommInitRankConfig(comm: *mut Comm, ranks: c_int, id: UniqueId, rank: c_int, config: *mut Config);
+        ncclCommGetAsyncError(comm: Comm, error: *mut c_int);
+        ncclCommAbort(comm: Comm);
+        ncclCommFinalize(comm: Comm);
+        ncclCommDestroy(comm: Comm);
+        ncclSend(data: *const c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: CUstream);
+        ncclRecv(data: *mut c_void, count: usize, datatype: c_int, peer: c_int, comm: Comm, stream: CUstream);
+        ncclGroupStart();
+        ncclGroupEnd();
+    }
+    puts {
+        ncclMemAlloc(memory: *mut *mut c_void, bytes: usize);
+        ncclMemFree(memory: *mut c_void);
+        ncclCommWindowRegister(comm: Comm, data: *mut c_void, bytes: usize, window: *mut Window, flags: c_int);
+        ncclCommWindowDeregister(comm: Comm, window: Window);
+        ncclPutSignal(
+            data: *const c_void, count: usize, datatype: c_int, peer: c_int, window: Window, offset: usize,
+            index: c_int, context: c_int, flags: c_uint, comm: Comm, stream: CUstream
+        );
+        ncclSignal(peer: c_int, index: c_int, context: c_int, flags: c_uint, comm: Comm, stream: CUstream);
+        ncclWaitSignal(num_signals: c_int, signals: *mut Signals, comm: Comm, stream: CUstream);
+    }
 }
 
 /// `$DUALPIPE_NCCL_LIB` if it is set; else the copy that the process has or the loader finds.
