@@ -81,15 +81,3 @@ fn the_example_at_the_head_of_the_header_runs() {
     let printed = library::run(&mut Command::new(library::compile("c99", &source)));
     assert!(printed.contains(" us, bubble "), "{printed}");
 }
-
-#[test]
-fn the_cpp_example_of_the_readme_runs() {
-    let readme = std::fs::read_to_string(library::root().join("README.md")).expect("README.md");
-    let example = readme.split("```cpp\n").nth(1).and_then(|rest| rest.split("```").next());
-    let source = library::scratch().join("readme.cpp");
-    std::fs::write(&source, example.expect("a C++ example")).expect("scratch");
-    for standard in ["c++11", "c++20"] {
-        let printed = library::run(&mut Command::new(library::compile(standard, &source)));
-        assert_eq!(printed, "59.0 us, bubble 7.0 %\n");
-    }
-}
