@@ -63,21 +63,42 @@ fn python() {
     library::run(python.args(["-W", "error"]).arg(consumer).arg(library).arg(env!("CARGO_PKG_VERSION")));
 }
 
-#[test]
-fn the_example_at_the_head_of_the_header_runs() {
+/// What is indented in a section of dualpipe.h, from the first line that is C.
+fn example_in_the_header(section: &str) -> String {
     let header = std::fs::read_to_string(library::include().join("dualpipe.h")).expect("include/dualpipe.h");
-    let lines = header.lines().map(|line| line.strip_prefix(" *").unwrap_or(line));
-    let lines = lines.skip_while(|line| !line.starts_with(" #include <dualpipe.h>"));
-    let mut example = String::new();
-    for line in lines {
-        example += line;
-        example.push('\n');
-        if line == " }" && example.contains("main(") {
-            break;
-        }
-    }
-    let source = library::scratch().join("example.c");
-    std::fs::write(&source, example).expect("scratch");
-    let printed = library::run(&mut Command::new(library::compile("c99", &source)));
+    let lines = header.lines().skip_while(|line| !line.starts_with(&format!(" * {section}")));
+    let lines = lines.skip_while(|line| !line.starts_with(" *     #"));
+    let lines = lines.map_while(|line| if line == " *" { Some("") } else { line.strip_prefix(" *     ") });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+fn run_example_in_the_header(section: &str, name: &str) -> String {
+    let source = library::scratch().join(name);
+    std::fs::write(&source, example_in_the_header(section)).expect("scratch");
+    library::run(&mut Command::new(library::compile("c99", &source)))
+}
+
+#[test]
+fn the_first_program_in_the_header_runs() {
+    let printed = run_example_in_the_header("3. A first program", "first.c");
     assert!(printed.contains(" us, bubble "), "{printed}");
+}
+
+#[test]
+fn the_trainer_in_the_header_trains() {
+    let printed = run_example_in_the_header("8. A trainer", "trainer.c");
+    let losses = printed.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(": loss ")?;
+        rest.split_once(", sequentially ")?.0.parse::<f64>().ok()
+    });
+    let losses: Vec<f64> = losses.collect();
+    assert!(losses.len() == 4 && losses.is_sorted_by(|before, after| before > after), "{printed}");
+}
+
+#[test]
+fn the_manual_says_how_to_take_the_trainer_from_the_header() {
+    let manual = std::fs::read_to_string(library::root().join("docs/c.md")).expect("docs/c.md");
+    let command = manual.lines().find_map(|line| line.strip_suffix(" > trainer.c")).expect("the command");
+    let cut = library::run(Command::new("sh").arg("-c").arg(command).current_dir(library::root()));
+    assert_eq!(cut.trim(), example_in_the_header("8. A trainer").trim());
 }

@@ -62,19 +62,31 @@ fn header(module: &str) -> String {
     String::from_utf8(header).expect("cbindgen writes UTF-8")
 }
 
+/// No line of a header is wider.
+const WIDTH: usize = 120;
+
 const GENERATED: &str = "/* Written by cbindgen from the Rust source, kept current by tests/header.rs. */";
 
 const UNLESS_DLPACK_IS_THERE: &str = "\
 /* These are DLPack's own names. Include dlpack.h, if at all, before this header: then its are used. */
 #if !defined(DLPACK_DLPACK_H_) && !defined(DLPACK_VERSION) && !defined(DLPACK_MAJOR_VERSION)";
 
-/// The `//!` lines of a source as a C comment.
+/// The `//!` lines of a source as a C comment: headings underlined, what is fenced indented instead.
 fn comment(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
-    let mut comment = String::from("/*\n");
-    for line in lines {
-        comment += format!(" *{line}").trim_end();
+    let (mut comment, mut is_fenced) = (String::from("/*\n"), false);
+    for line in lines.map(|line| line.strip_prefix(' ').unwrap_or(line)) {
+        if line.starts_with("```") {
+            is_fenced = !is_fenced;
+            continue;
+        }
+        let heading = line.strip_prefix("# ").filter(|_| !is_fenced);
+        let line = format!(" * {}{}", if is_fenced { "    " } else { "" }, heading.unwrap_or(line));
+        comment += line.trim_end();
         comment.push('\n');
+        if let Some(heading) = heading {
+            writeln!(comment, " * {}", "-".repeat(heading.chars().count())).expect("a String");
+        }
     }
     comment + " */"
 }
@@ -106,7 +118,10 @@ fn initializers(source: &str) -> String {
         let zeros = zeros.collect::<Vec<_>>().join(", ");
         let macro_name = name.to_uppercase();
         writeln!(macros, "/** Initializes a {name}: `{name} x = {macro_name}_INIT;` */").expect("a String");
-        writeln!(macros, "#define {macro_name}_INIT {{ sizeof({name}), {zeros} }}\n").expect("a String");
+        let definition = format!("#define {macro_name}_INIT {{ sizeof({name}), {zeros} }}\n");
+        let is_wide = definition.len() > WIDTH;
+        let definition = if is_wide { definition.replacen(" {", " \\\n  {", 1) } else { definition };
+        writeln!(macros, "{definition}").expect("a String");
     }
     macros
 }
@@ -125,7 +140,7 @@ fn version_macros() -> String {
 fn umbrella() -> String {
     let includes: String =
         modules().iter().map(|module| format!("#include \"dualpipe/{module}.h\"\n")).collect();
-    let comment = comment(&source("mod")).replace("\n * ```c\n", "\n *\n").replace("\n * ```\n", "\n *\n");
+    let comment = comment(&source("mod"));
     format!("{comment}\n{GENERATED}\n\n#ifndef DUALPIPE_H\n#define DUALPIPE_H\n\n{includes}\n#endif /* DUALPIPE_H */\n")
 }
 
@@ -133,9 +148,14 @@ fn umbrella() -> String {
 fn headers_are_those_of_the_source() {
     for module in modules() {
         let path = library::include().join(format!("dualpipe/{module}.h"));
-        expect_file![path].assert_eq(&header(&module));
+        let header = header(&module);
+        let wide = header.lines().find(|line| line.chars().count() > WIDTH);
+        assert_eq!(wide, None, "{module}.h: wider than {WIDTH} columns");
+        expect_file![path].assert_eq(&header);
     }
-    expect_file![library::include().join("dualpipe.h")].assert_eq(&umbrella());
+    let umbrella = umbrella();
+    assert_eq!(umbrella.lines().find(|line| line.chars().count() > WIDTH), None, "dualpipe.h: a wide line");
+    expect_file![library::include().join("dualpipe.h")].assert_eq(&umbrella);
     let files = std::fs::read_dir(library::include().join("dualpipe")).expect("include/dualpipe");
     let files: BTreeSet<String> =
         files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect();
@@ -158,6 +178,31 @@ fn every_header_compiles_alone_and_twice_in_every_standard() {
             library::run(library::compiler(standard).args(["-fsyntax-only", "-x", language]).arg(&source));
         }
     }
+}
+
+#[test]
+fn every_example_of_a_page_compiles() {
+    let mut examples = 0;
+    for module in modules() {
+        for (i, block) in examples_of(&source(&module)).into_iter().enumerate() {
+            let source = library::scratch().join(format!("example-{module}-{i}.c"));
+            std::fs::write(&source, block).expect("scratch");
+            for standard in ["c99", "c17"] {
+                let unused = ["-fsyntax-only", "-Wno-unused-function"];
+                library::run(library::compiler(standard).args(unused).arg(&source));
+            }
+            examples += 1;
+        }
+    }
+    assert!(examples >= 7, "the examples were not found");
+}
+
+/// What is fenced as C at the head of a source.
+fn examples_of(source: &str) -> Vec<String> {
+    let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
+    let text: Vec<&str> = lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect();
+    let text = text.join("\n");
+    text.split("```c\n").skip(1).filter_map(|rest| rest.split_once("```")).map(|(c, _)| c.into()).collect()
 }
 
 #[test]

@@ -1,5 +1,8 @@
 /*
  * Costs: the time and bytes of each stage, and of the links between ranks.
+ *
+ * They are the caller's, read by dualpipe_simulate and not kept. One entry does for all stages; measured ones come
+ * from the spans of a recorded timeline. Times and bytes may be 0: what costs nothing takes no time.
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

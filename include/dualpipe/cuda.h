@@ -1,6 +1,29 @@
 /*
  * CUDA devices: executors whose tensors are in device memory and whose tasks are enqueued on streams. The driver and
  * NCCL are looked up when they are asked for; the library does not need them to be there.
+ *
+ * A task on a device is called like any other, but enqueues its work on task->compute_stream and returns: it never
+ * waits for the device. What it reads is there in the order of that stream. The library makes no context current for
+ * longer than a call, and needs no CUDA header: streams are void pointers, a CUstream or a cudaStream_t.
+ *
+ *     // An executor on a device, of ranks in processes joined by NCCL. id is what dualpipe_nccl_unique_id gave.
+ *     #include <dualpipe.h>
+ *
+ *     static dualpipe_status on_device(dualpipe_program_t program, uint32_t device, const uint8_t *id,
+ *                                      size_t id_length, const dualpipe_tensor_spec *tensors, uint32_t num_tensors,
+ *                                      dualpipe_executor_t *executor) {
+ *       dualpipe_executor_options options = DUALPIPE_EXECUTOR_OPTIONS_INIT;
+ *       dualpipe_cuda_options cuda = DUALPIPE_CUDA_OPTIONS_INIT;
+ *       dualpipe_nccl_options nccl = DUALPIPE_NCCL_OPTIONS_INIT;
+ *       cuda.device = device;
+ *       nccl.unique_id = id;
+ *       nccl.unique_id_length = id_length;
+ *       options.tensors = tensors;
+ *       options.num_tensors = num_tensors;
+ *       options.cuda = &cuda;
+ *       options.nccl = &nccl;
+ *       return dualpipe_executor_create(program, &options, executor);
+ *     }
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

@@ -1,5 +1,31 @@
 /*
  * Executors: run one rank's program, step after step.
+ *
+ * Life. An executor is created from a program; its rank in the inproc, or its transport, is then its own. It runs
+ * steps, by dualpipe_executor_step on the caller's thread or by dualpipe_executor_start on its own. Between steps
+ * boundaries may change, and the last step's timeline may be taken. Once a step has failed, on any rank, all ranks'
+ * executors tell why (the step's words, dualpipe_executor_fault), and can only be freed.
+ *
+ * Every rank must be there: a step returns when the rank's tasks are done, which takes the other ranks' tasks. No wait
+ * is longer than timeout_ns, so a rank that never comes is an error and no hang.
+ *
+ *     // A step of all ranks of this process from one thread; contexts[r] is what the tasks of rank r get.
+ *     #include <dualpipe.h>
+ *
+ *     static dualpipe_status step_all(const dualpipe_executor_t *executors, uint32_t num_ranks, dualpipe_task_fn task,
+ *                                     void **contexts) {
+ *       dualpipe_status first = DUALPIPE_OK;
+ *       uint32_t started = 0;
+ *       while (first == DUALPIPE_OK && started < num_ranks) {
+ *         first = dualpipe_executor_start(executors[started], task, contexts[started]);
+ *         started += first == DUALPIPE_OK;
+ *       }
+ *       for (uint32_t r = 0; r < started; r++) {
+ *         dualpipe_status status = dualpipe_executor_wait(executors[r], UINT64_MAX); // its deadlines bound the step
+ *         if (first == DUALPIPE_OK) first = status;
+ *       }
+ *       return first;
+ *     }
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

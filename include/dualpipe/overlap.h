@@ -1,6 +1,9 @@
 /*
  * Overlap: the halves of an F&B pair under one another on a CUDA device, communication of the one while the other
  * computes, in the order of DeepSeek's published trace.
+ *
+ * Create one for each executor that has a comm stream (has_comm_stream), and call dualpipe_overlap_run in its tasks.
+ * You say how to enqueue each part of a block, it says when and on which of the two streams.
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 
@@ -105,10 +108,9 @@ dualpipe_status dualpipe_overlap_free(dualpipe_overlap_t overlap);
 
 /**
  * Has `enqueue` enqueue every part of num_forward forward blocks and num_backward backward blocks (each 0 to 4096),
- * from within a task, on the task's two streams. Of each pair of blocks in turn, forward ones from the first,
- * backward ones from the last: on the compute stream attention F, MLP B, MLP W, MLP F, attention B, attention W; on
- * the
- * comm stream combine B under attention F, dispatch F under MLP B, dispatch B under MLP W and MLP F, combine F under
+ * from within a task, on the task's two streams. Of each pair of blocks in turn, forward ones from the first, backward
+ * ones from the last: on the compute stream attention F, MLP B, MLP W, MLP F, attention B, attention W; on the comm
+ * stream combine B under attention F, dispatch F under MLP B, dispatch B under MLP W and MLP F, combine F under
  * attention B.
  *
  * The first parts come after what the task reads, whoever reads what the task writes comes after the last. Where one

@@ -1,5 +1,23 @@
 /*
  * Status codes, and the text of the last failure of each thread.
+ *
+ * What can be done about a status:
+ *
+ *     INVALID_ARGUMENT, INVALID_HANDLE, BUFFER_TOO_SMALL, BUSY, FORKED
+ *         The call is at fault, and nothing was changed: correct it.
+ *     INVALID_SCHEDULE
+ *         The schedule cannot run; the text says which op of which rank is why.
+ *     TIMEOUT, CALLBACK_FAILED, PEER_FAILED, TRANSPORT, DEVICE
+ *         A step has failed, on all ranks: read the text, free all executors and their inproc, create new ones.
+ *         TIMEOUT of dualpipe_executor_wait and dualpipe_executor_synchronize only says "still running": wait again.
+ *     POISONED
+ *         The object, or one that it depends on, has failed before: free it.
+ *     CANCELLED
+ *         Your progress callback asked for it.
+ *     UNAVAILABLE
+ *         Install what the text names, or do without CUDA or NCCL.
+ *     PANIC, INTERNAL
+ *         A defect or a limit of the library: please report the text.
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

@@ -1,5 +1,19 @@
 /*
  * Tasks: what an executor's callback is handed.
+ *
+ *     kind           forward     backward    reads                  writes
+ *     F              a pass      NULL        inputs                 outputs
+ *     B, I           NULL        a pass      inputs, output_grads   input_grads
+ *     W              NULL        a pass      inputs, output_grads
+ *     FB             a pass      a pass      as F and as B          as F and as B
+ *     REDUCE_GRADS   NULL        NULL        (op.backward says of which copy, reduce_peer with whom to sum)
+ *
+ * B, FB and W add to the gradients of the stage's weights, which are yours, as all that is not in the table:
+ * parameters, data at the first stage, labels at the last. Of the last stage no gradient comes in: its loss is where
+ * it begins. A stage has two copies in a schedule of two directions, on two ranks: pass.copy tells the rank's own
+ * apart.
+ *
+ * On failure say why with dualpipe_task_set_error and return non-zero: the step ends with these words on all ranks.
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

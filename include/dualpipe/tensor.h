@@ -1,5 +1,7 @@
 /*
  * Tensors as DLPack 1.x lays them out (dmlc/dlpack, dlpack.h): borrowed for the call, never owned, never copied.
+ *
+ * What the library hands out is dense and row-major, its byte_offset 0, its memory aligned for its elements.
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

@@ -1,5 +1,22 @@
 /*
  * Timelines: who did what when, simulated or recorded; and their pictures.
+ *
+ * A timeline comes from dualpipe_simulate, or from an executor after a step (dualpipe_executor_timeline: its own
+ * rank's part). Those of all ranks are merged to one of the step. It never changes, gives its spans and messages, and
+ * is drawn as text, SVG or Chrome trace. Simulated and recorded ones are of one type, so that they can be laid side by
+ * side.
+ *
+ *     // The picture of a step as it was simulated and as it was recorded, rank by rank, in a buffer of the caller's.
+ *     #include <dualpipe.h>
+ *
+ *     static dualpipe_status draw_both(dualpipe_timeline_t simulated, const dualpipe_timeline_t *ranks,
+ *                                      size_t num_ranks, char *svg, size_t capacity, size_t *length) {
+ *       dualpipe_timeline_t both[2] = {simulated, NULL};
+ *       dualpipe_status status = dualpipe_timeline_merge(ranks, num_ranks, &both[1]);
+ *       if (status == DUALPIPE_OK) status = dualpipe_timeline_compare(both, 2, svg, capacity, length);
+ *       dualpipe_timeline_free(both[1]);
+ *       return status;
+ *     }
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 

@@ -1,6 +1,16 @@
 /*
  * Transports: how messages get from rank to rank. In one process the library's own; across processes the caller's,
  * through a table of functions (MPI, torch.distributed, UCX, anything that sends bytes).
+ *
+ * In one process: create an inproc for all ranks, put it into each executor's options, free it when they are created.
+ *
+ * A transport of yours is used by one executor, in this order: send and receive start transfers, which may be many at
+ * once; test asks for each until it has ended; wait, between tests, may sleep. If the rank fails, abort tells the
+ * others, and withdraw ends what is under way, also when the executor is freed. destroy is the last call. On the host:
+ *
+ *     MPI           send MPI_Isend, receive MPI_Irecv, test MPI_Test; the tag from message (kind, direction, stage,
+ *                   micro-batch) and tensor
+ *     a socket      for each peer: send queues the bytes with tag and length, receive looks for the tag among what came
  */
 /* Written by cbindgen from the Rust source, kept current by tests/header.rs. */
 
@@ -9,6 +19,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "op.h"
 #include "status.h"
 
 /**
@@ -74,12 +85,12 @@ typedef struct dualpipe_transfer {
    */
   uint32_t channel;
   /**
-   * 0.
+   * Which of the message's tensors, from 0.
    */
-  uint32_t reserved;
+  uint32_t tensor;
   /**
-   * A number of its own for each tensor of each message of each step (modulo 65536 steps), below 2^56, the same on
-   * both sides.
+   * A number of its own for each tensor of each message of each step, below 2^56, the same on both sides: message,
+   * tensor and step in one.
    */
   uint64_t tag;
   /**
@@ -102,9 +113,13 @@ typedef struct dualpipe_transfer {
    */
   uint32_t device;
   /**
-   * 0.
+   * In which step of the executor, modulo 65536.
    */
-  uint32_t reserved2;
+  uint32_t step;
+  /**
+   * What the tensor is part of.
+   */
+  dualpipe_message message;
 } dualpipe_transfer;
 
 /**
@@ -233,6 +248,7 @@ dualpipe_status dualpipe_inproc_free(dualpipe_inproc_t inproc);
 #endif  // __cplusplus
 
 /** Initializes a dualpipe_transport: `dualpipe_transport x = DUALPIPE_TRANSPORT_INIT;` */
-#define DUALPIPE_TRANSPORT_INIT { sizeof(dualpipe_transport), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+#define DUALPIPE_TRANSPORT_INIT \
+  { sizeof(dualpipe_transport), 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 
 #endif /* DUALPIPE_TRANSPORT_H */

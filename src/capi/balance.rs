@@ -1,4 +1,27 @@
 //! Expert plans: which slots hold which replicas of which experts, and how good that is.
+//!
+//! A plan is made from the loads of the experts, say how many tokens each got in the last steps. Experts that are in
+//! demand get replicas, and replicas are placed so that GPUs are loaded evenly; a lower bound says what no placement
+//! could better.
+//!
+//! ```c
+//! // One layer: 8 experts in 12 slots on 4 GPUs of one node. experts[slot] is then the expert in that slot.
+//! #include <dualpipe.h>
+//!
+//! static dualpipe_status place(const float loads[8], int64_t experts[12]) {
+//!   dualpipe_balance_options options = DUALPIPE_BALANCE_OPTIONS_INIT;
+//!   dualpipe_expert_plan_t plan = NULL;
+//!   size_t count = 0;
+//!   options.num_layers = options.num_groups = options.num_nodes = options.num_threads = 1;
+//!   options.num_experts = 8;
+//!   options.num_slots = 12;
+//!   options.num_gpus = 4;
+//!   dualpipe_status status = dualpipe_expert_plan_create(&options, loads, 8, &plan);
+//!   if (status == DUALPIPE_OK) status = dualpipe_expert_plan_slot_to_expert(plan, experts, 12, &count);
+//!   dualpipe_expert_plan_free(plan);
+//!   return status;
+//! }
+//! ```
 
 use super::args::{self, Buffer, Out};
 use super::guard::call;
@@ -12,9 +35,8 @@ use crate::balance::{deepseek, ExpertPlan, Options, Problem, THREADS_MAX};
 /// What a dualpipe_expert_plan_t points to: nothing that C could look into.
 pub struct dualpipe_expert_plan(());
 
-/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once.
-/// It stays
-/// usable after a fork. Free it with dualpipe_expert_plan_free.
+/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once. It
+/// stays usable after a fork. Free it with dualpipe_expert_plan_free.
 pub type dualpipe_expert_plan_t = *mut dualpipe_expert_plan;
 
 /// What to place. Start from DUALPIPE_BALANCE_OPTIONS_INIT.

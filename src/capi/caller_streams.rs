@@ -69,8 +69,9 @@ impl CallerStreams {
             let data: *mut u8 = std::ptr::with_exposed_provenance_mut(part.address as usize);
             let transfer = Transfer {
                 peer: message.peer,
-                channel: message.channel,
-                tag: message.tag + index as u64,
+                message: message.content,
+                tensor: index,
+                step: message.step,
                 data: NonNull::new(data).unwrap_or(NonNull::dangling()),
                 bytes: part.bytes,
             };
@@ -88,8 +89,8 @@ impl CallerStreams {
 /// What is the same for a send and a receive.
 struct Message<'a> {
     peer: Rank,
-    channel: u32,
-    tag: u64,
+    content: crate::op::Message,
+    step: u16,
     buffer: usize,
     parts: &'a [Part],
 }
@@ -119,7 +120,8 @@ impl StreamTransport for CallerStreams {
     }
 
     unsafe fn receive(&mut self, receive: ReceiveMessage<'_>) -> Posted<bool> {
-        let ReceiveMessage { peer, channel, tag, buffer, parts, free, trace, arrived, instruction } = receive;
+        let ReceiveMessage { peer, message: content, step, buffer, parts, free, trace, arrived, instruction } =
+            receive;
         let stream = self.stream(peer, false)?;
         if self.posted[buffer] == 0 {
             let fork = self.fork.clone();
@@ -127,7 +129,7 @@ impl StreamTransport for CallerStreams {
             fork.iter().chain(free).try_for_each(|mark| stream.wait(mark))?;
             trace.begin(stream)?;
         }
-        let message = Message { peer, channel, tag, buffer, parts };
+        let message = Message { peer, content, step, buffer, parts };
         if !self.post(self.transport.table.receive, &message, stream)? {
             return Ok(false);
         }
@@ -142,7 +144,7 @@ impl StreamTransport for CallerStreams {
     }
 
     unsafe fn send(&mut self, send: SendMessage<'_>) -> Posted<bool> {
-        let SendMessage { peer, channel, tag, buffer, parts, written, sent } = send;
+        let SendMessage { peer, message: content, step, buffer, parts, written, sent } = send;
         if let Some(absent) = parts.iter().position(|part| !part.is_present) {
             let text = format!(
                 "gradient {absent} is absent, which a transport of the caller's cannot tell on streams"
@@ -151,7 +153,7 @@ impl StreamTransport for CallerStreams {
         }
         let stream = self.stream(peer, true)?;
         self.streams[stream].2.wait(written)?;
-        let message = Message { peer, channel, tag, buffer, parts };
+        let message = Message { peer, content, step, buffer, parts };
         if !self.post(self.transport.table.send, &message, stream)? {
             return Ok(false);
         }

@@ -50,7 +50,7 @@ pub(super) unsafe fn connect(
             return Ok(Executor::new(program, inproc.0.transport(rank)?, options)?);
         }
         // SAFETY: the caller's promise.
-        let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
+        let transport = unsafe { CallerTransport::read("options->transport", given.transport, &program) }?;
         let is_taken = transport.is_taken();
         let executor = Executor::new(program, transport, options)?;
         is_taken.store(true, Ordering::Release);
@@ -65,7 +65,7 @@ pub(super) unsafe fn connect(
         return Ok(Executor::on_cuda(program, CudaLink::nccl(nccl), options, &cuda)?);
     }
     // SAFETY: the caller's promise.
-    let transport = unsafe { CallerTransport::read("options->transport", given.transport) }?;
+    let transport = unsafe { CallerTransport::read("options->transport", given.transport, &program) }?;
     let is_taken = transport.is_taken();
     let link = CudaLink::custom(move |context| Box::new(CallerStreams::new(transport, context)));
     let executor = Executor::on_cuda(program, link, options, &cuda)?;

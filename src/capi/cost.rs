@@ -1,4 +1,7 @@
 //! Costs: the time and bytes of each stage, and of the links between ranks.
+//!
+//! They are the caller's, read by dualpipe_simulate and not kept. One entry does for all stages; measured ones come
+//! from the spans of a recorded timeline. Times and bytes may be 0: what costs nothing takes no time.
 
 use super::args;
 use super::options::{self, Growing};

@@ -21,7 +21,7 @@
 //!    begins with `let _busy = object.busy.enter("thing")?`, and a callback that comes back gets BUSY;
 //! 5. literal `#[no_mangle] pub unsafe extern "C" fn` items whose body is one [`call`](super::guard::call): handles,
 //!    then inputs, then outputs checked, the work done, the outputs written last;
-//! 6. an entry for each function in tests/capi_bad_input.rs, sizes in tests/c/layout.c, a program in tests/c.
+//! 6. an entry for each function in tests/capi_bad_input.rs, its structs in tests/abi/layout.rs, a program in tests/c.
 
 use std::any::Any;
 use std::ptr::without_provenance_mut;

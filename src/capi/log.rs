@@ -1,4 +1,15 @@
 //! The log callback and the progress callback of the process. Without them the library says nothing.
+//!
+//! ```c
+//! // Warnings and errors go to stderr, for every thread of the process: dualpipe_set_log(to_stderr, NULL).
+//! #include <dualpipe.h>
+//! #include <stdio.h>
+//!
+//! static void to_stderr(void *user_data, uint32_t level, const char *text) {
+//!   (void)user_data;
+//!   if (level >= DUALPIPE_LOG_WARNING) fprintf(stderr, "dualpipe: %s\n", text);
+//! }
+//! ```
 
 use std::cell::Cell;
 use std::ffi::{c_char, c_void, CStr};

@@ -1,4 +1,24 @@
 //! The caller's own memory for tensors, so that nothing is copied in or out of the executor.
+//!
+//! ```c
+//! // Memory from malloc. user_data is not needed; the owner is the address itself.
+//! #include <dualpipe.h>
+//! #include <stdlib.h>
+//!
+//! static int32_t allocate(void *user_data, uint64_t num_bytes, void **data, void **owner) {
+//!   (void)user_data;
+//!   *data = *owner = malloc(num_bytes > 0 ? num_bytes : 1);
+//!   return *data == NULL;
+//! }
+//! static void release(void *user_data, void *data, void *owner) {
+//!   (void)user_data, (void)data;
+//!   free(owner);
+//! }
+//! static void use_malloc(dualpipe_memory *memory) { // the executor's options then point to it
+//!   memory->allocate = allocate;
+//!   memory->release = release;
+//! }
+//! ```
 
 use std::ffi::c_void;
 use std::ptr::NonNull;

@@ -1,4 +1,9 @@
 //! The words of schedules, programs and timelines in C: passes, ops and messages.
+//!
+//! An op is what a rank does at once; a pass is what it does it to: a micro-batch at a stage. An F has a forward pass,
+//! a B, I or W a backward pass, an FB both, of two micro-batches in opposite directions or at two stages of the rank.
+//!
+//! These are plain values: copy them, compare their fields, keep them. What is not there is DUALPIPE_NONE.
 
 use crate::op::{Message, Op, Pass, StageCopy, Task};
 use crate::placement::Placement;

@@ -1,4 +1,8 @@
 //! Programs: one rank's part of a schedule, with receives, sends and frees.
+//!
+//! A program never changes. Give it to an executor; or read its instructions and run them with a runtime of your own:
+//! they say everything, also which buffer holds what, so that a runtime has no decision to take. Buffers are counted,
+//! not allocated: there are as many as the schedule needs at once, whatever the number of micro-batches.
 
 use std::sync::Arc;
 

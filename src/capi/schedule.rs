@@ -1,4 +1,25 @@
 //! Schedules: who computes what in which order.
+//!
+//! A schedule is created for a kind, a number of ranks and one of micro-batches; then it never changes. It gives the
+//! order of each rank, itself as text, a proof that it can run, and it is what simulations and programs are made from.
+//!
+//! ```c
+//! // Prints the kinds of the ops of a rank, in order. First the count is asked for, then the ops.
+//! #include <dualpipe.h>
+//! #include <stdio.h>
+//! #include <stdlib.h>
+//!
+//! static dualpipe_status print_order(dualpipe_schedule_t schedule, uint32_t rank) {
+//!   size_t count = 0;
+//!   dualpipe_status status = dualpipe_schedule_order(schedule, rank, NULL, 0, &count);
+//!   if (status != DUALPIPE_OK) return status;
+//!   dualpipe_op *ops = calloc(count, sizeof *ops);
+//!   if (ops != NULL) status = dualpipe_schedule_order(schedule, rank, ops, count, &count);
+//!   for (size_t i = 0; ops != NULL && status == DUALPIPE_OK && i < count; i++) printf("%u\n", ops[i].kind);
+//!   free(ops);
+//!   return status;
+//! }
+//! ```
 
 use std::ffi::c_char;
 use std::sync::{Arc, OnceLock};

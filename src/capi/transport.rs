@@ -1,5 +1,17 @@
 //! Transports: how messages get from rank to rank. In one process the library's own; across processes the caller's,
 //! through a table of functions (MPI, torch.distributed, UCX, anything that sends bytes).
+//!
+//! In one process: create an inproc for all ranks, put it into each executor's options, free it when they are created.
+//!
+//! A transport of yours is used by one executor, in this order: send and receive start transfers, which may be many at
+//! once; test asks for each until it has ended; wait, between tests, may sleep. If the rank fails, abort tells the
+//! others, and withdraw ends what is under way, also when the executor is freed. destroy is the last call. On the host:
+//!
+//! ```text
+//! MPI           send MPI_Isend, receive MPI_Irecv, test MPI_Test; the tag from message (kind, direction, stage,
+//!               micro-batch) and tensor
+//! a socket      for each peer: send queues the bytes with tag and length, receive looks for the tag among what came
+//! ```
 
 use std::ffi::{c_char, c_void, CStr};
 use std::ptr::null_mut;
@@ -10,6 +22,7 @@ use std::time::{Duration, Instant};
 use super::args::{self, Out, UserData};
 use super::guard::call;
 use super::handle::{self, Kind, Object};
+use super::op::dualpipe_message;
 use super::options::{self, Growing};
 use super::status::dualpipe_status;
 use super::status::{Failure, Outcome};
@@ -17,6 +30,7 @@ use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
 use crate::execute::transport::{monotonic_ns, Completion, Inproc, Request, Transfer, Transport};
 use crate::ids::Rank;
+use crate::program::Program;
 
 use dualpipe_transport_code::*;
 
@@ -39,10 +53,10 @@ pub struct dualpipe_transfer {
     /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
     /// over all; a transport may rely on that instead of the tag.
     pub channel: u32,
-    /// 0.
-    pub reserved: u32,
-    /// A number of its own for each tensor of each message of each step (modulo 65536 steps), below 2^56, the same on
-    /// both sides.
+    /// Which of the message's tensors, from 0.
+    pub tensor: u32,
+    /// A number of its own for each tensor of each message of each step, below 2^56, the same on both sides: message,
+    /// tensor and step in one.
     pub tag: u64,
     /// The elements, in ordinary memory or, with a stream, on a CUDA device. It stays in place until the transfer has
     /// ended or was withdrawn.
@@ -55,8 +69,10 @@ pub struct dualpipe_transfer {
     pub stream: *mut c_void,
     /// On a CUDA device, which one. 0 on the host.
     pub device: u32,
-    /// 0.
-    pub reserved2: u32,
+    /// In which step of the executor, modulo 65536.
+    pub step: u32,
+    /// What the tensor is part of.
+    pub message: dualpipe_message,
 }
 
 /// What a transport's functions return.
@@ -155,7 +171,7 @@ pub type dualpipe_transport_done_fn = Option<unsafe extern "C-unwind" fn(user_da
 unsafe impl Growing for dualpipe_transport {
     const SIZE_V1: usize = 88;
 }
-const _: () = assert!(size_of::<dualpipe_transport>() == 88 && size_of::<dualpipe_transfer>() == 56);
+const _: () = assert!(size_of::<dualpipe_transport>() == 88 && size_of::<dualpipe_transfer>() == 80);
 
 /// Creates what num_ranks ranks of this process (1 to 4096) share.
 #[no_mangle]
@@ -189,6 +205,7 @@ impl Object for InprocObject {
 /// The caller's table of functions as a transport.
 pub(super) struct CallerTransport {
     pub(super) table: dualpipe_transport,
+    program: Arc<Program>,
     user_data: UserData,
     /// How often in a row the library had to wait by itself.
     idle: u32,
@@ -272,7 +289,11 @@ unsafe impl Send for CallerTransport {}
 impl CallerTransport {
     /// # Safety
     /// The pointer, if its bits pass, is one to a table, as its documentation says.
-    pub(super) unsafe fn read(argument: &str, table: *const dualpipe_transport) -> Outcome<CallerTransport> {
+    pub(super) unsafe fn read(
+        argument: &str,
+        table: *const dualpipe_transport,
+        program: &Arc<Program>,
+    ) -> Outcome<CallerTransport> {
         // SAFETY: the caller's promise.
         let table = unsafe { options::read(argument, table) }?;
         args::zero(&format!("{argument}->reserved"), table.reserved)?;
@@ -288,7 +309,7 @@ impl CallerTransport {
         let user_data = UserData(table.user_data);
         let (is_taken, state, left) = (Arc::default(), Mutex::default(), Condvar::new());
         let end = Arc::new(End { destroy: table.destroy, user_data, is_taken, state, left });
-        Ok(CallerTransport { table, user_data, idle: 0, notice: None, end })
+        Ok(CallerTransport { table, program: Arc::clone(program), user_data, idle: 0, notice: None, end })
     }
 
     /// How it tells of failures, also on other threads.
@@ -313,14 +334,15 @@ impl CallerTransport {
         let transfer = dualpipe_transfer {
             size: size_of::<dualpipe_transfer>() as u32,
             peer: transfer.peer.0,
-            channel: transfer.channel,
-            reserved: 0,
-            tag: transfer.tag,
+            channel: transfer.channel(),
+            tensor: transfer.tensor as u32,
+            tag: transfer.tag(),
             data: transfer.data.as_ptr().cast(),
             num_bytes: transfer.bytes as u64,
             stream,
             device,
-            reserved2: 0,
+            step: transfer.step.into(),
+            message: dualpipe_message::new(self.program.placement(), transfer.message),
         };
         let mut request = 0;
         let code = match function {

@@ -1,4 +1,7 @@
 //! The version of the library that is loaded, to be compared with the header's.
+//!
+//! A program that was compiled with this header runs with every library of the same SONAME that is not older. One that
+//! loads the library by itself should first ask whether MAJOR, and before 1.0 also MINOR, are the header's.
 
 use std::ffi::{c_char, CStr};
 

@@ -34,7 +34,8 @@ static end ends[NUM_RANKS];
 static void check_transfer(const dualpipe_transfer *transfer) {
   CHECK(transfer->size >= sizeof *transfer && transfer->channel < 4 && transfer->tag < (uint64_t)1 << 56);
   CHECK(transfer->stream != NULL && transfer->device == 0 && transfer->num_bytes == TRAIL);
-  CHECK(transfer->reserved == 0 && transfer->reserved2 == 0);
+  CHECK(transfer->tensor == 0 && transfer->step < 65536);
+  CHECK(transfer->message.kind != DUALPIPE_NONE && transfer->message.pass.copy < 2);
 }
 
 /* Now and then it is not ready. */

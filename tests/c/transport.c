@@ -28,6 +28,9 @@ static uint32_t post(uint32_t self, const dualpipe_transfer *transfer, uint64_t 
   entry *mine = NULL, *other = NULL;
   int i;
   CHECK(transfer->size >= sizeof *transfer && transfer->channel < 4);
+  CHECK(transfer->tensor < 32 && transfer->message.pass.stage < 2 * NUM_RANKS);
+  CHECK(transfer->channel % 2 == (transfer->message.kind == DUALPIPE_MESSAGE_GRADIENT));
+  CHECK(transfer->channel / 2 == transfer->message.pass.direction);
   pthread_mutex_lock(&lock);
   /* Now and then it is not ready. */
   if (++calls % 5 == 0) {

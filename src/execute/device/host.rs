@@ -15,7 +15,7 @@ use crate::execute::rank::{Progress, RankMachine, Stop, World};
 use crate::execute::record::Recorder;
 use crate::execute::task::TaskRunner;
 use crate::execute::transport::stream_ordered::wrong_size;
-use crate::execute::transport::{channel, tag, Request, Transfer, Transport};
+use crate::execute::transport::{Request, Transfer, Transport};
 use crate::ids::Rank;
 use crate::op::{Message, Task};
 use crate::program::{BufferId, Program};
@@ -70,8 +70,9 @@ impl Host {
         let t = &self.slots.tensors(buffer)[tensor];
         Transfer {
             peer,
-            channel: channel(message),
-            tag: tag(message, self.step, tensor),
+            message,
+            tensor,
+            step: self.step,
             data: t.data().unwrap_or(NonNull::dangling()),
             bytes: if t.is_present() { t.bytes() } else { 0 },
         }

@@ -144,12 +144,12 @@ impl Transport for InprocTransport {
     }
 
     unsafe fn send(&mut self, transfer: Transfer) -> std::result::Result<Option<Request>, Stop> {
-        let key = Key { from: self.seat.rank(), tag: transfer.tag };
+        let key = Key { from: self.seat.rank(), tag: transfer.tag() };
         self.exchange(transfer, transfer.peer, |mailbox, half| mailbox.send(key, half))
     }
 
     unsafe fn receive(&mut self, transfer: Transfer) -> std::result::Result<Option<Request>, Stop> {
-        let key = Key { from: transfer.peer, tag: transfer.tag };
+        let key = Key { from: transfer.peer, tag: transfer.tag() };
         self.exchange(transfer, self.seat.rank(), |mailbox, half| mailbox.receive(key, half))
     }
 

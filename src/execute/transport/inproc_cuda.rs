@@ -214,7 +214,7 @@ impl StreamTransport for InprocCuda {
         parts.clear();
         parts.extend_from_slice(receive.parts);
         self.neighbours[neighbour].posted.push_back(Incoming {
-            key: Key { from: receive.peer, tag: receive.tag },
+            key: Key { from: receive.peer, tag: super::tag(receive.message, receive.step, 0) },
             buffer: receive.buffer,
             parts,
             free: receive.free.cloned(),
@@ -254,7 +254,8 @@ impl StreamTransport for InprocCuda {
             state.written = Some(Mark { stream: key::compute_of(rank), ..send.written.clone() });
             state.taken = None;
         }
-        hub.mailbox(send.peer).outgoing.push((Key { from: rank, tag: send.tag }, Arc::clone(outgoing)));
+        let key = Key { from: rank, tag: super::tag(send.message, send.step, 0) };
+        hub.mailbox(send.peer).outgoing.push((key, Arc::clone(outgoing)));
         hub.notify(send.peer);
         Ok(true)
     }

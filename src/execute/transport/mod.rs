@@ -22,15 +22,28 @@ use crate::op::Message;
 pub struct Transfer {
     /// The other rank.
     pub peer: Rank,
-    /// Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
-    /// over all.
-    pub channel: u32,
-    /// A number of its own for each tensor of each message of each step (modulo 2^16 steps), the same on both sides.
-    pub tag: u64,
+    /// What it is of. Two ranks send and receive messages in the same order, within a channel and over all.
+    pub message: Message,
+    /// Which of the message's tensors.
+    pub tensor: usize,
+    /// In which step, modulo 2^16.
+    pub step: u16,
     /// The elements; anything if there are no bytes.
     pub data: NonNull<u8>,
     /// How many bytes to send, or at most to receive.
     pub bytes: usize,
+}
+
+impl Transfer {
+    /// The [`channel`] of its message.
+    pub fn channel(&self) -> u32 {
+        channel(self.message)
+    }
+
+    /// Its [`tag`], the same on both sides.
+    pub fn tag(&self) -> u64 {
+        tag(self.message, self.step, self.tensor)
+    }
 }
 
 // SAFETY: a transfer names memory of the executor that posts it, which stays in place until the transfer has ended
@@ -89,12 +102,13 @@ pub trait Transport: Send {
     fn withdraw(&mut self);
 }
 
-/// The channel of a message.
+/// The channel of a message: its direction and kind, 0 to 3.
 pub fn channel(message: Message) -> u32 {
     2 * message.pass.direction.index() as u32 + message.kind as u32
 }
 
-/// The tag of tensor number `tensor` of a message in step number `step`, which counts modulo 2^16:
+/// A number of its own for each tensor of each message of each step: the tag of tensor number `tensor` of a message in
+/// step number `step`, which counts modulo 2^16:
 /// step 16 bits, kind 1, direction 1, making stage 13, micro-batch 20, tensor 5, from the highest of 56 down.
 pub fn tag(message: Message, step: u16, tensor: usize) -> u64 {
     let pass = message.pass;

@@ -11,6 +11,7 @@ use crate::execute::device::cuda::stream::{Event, Mark, StreamKey};
 use crate::execute::fault::Notice;
 use crate::execute::rank::Stop;
 use crate::ids::Rank;
+use crate::op::Message;
 
 /// One tensor of a message, in device memory.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +30,10 @@ pub(crate) struct Part {
 pub(crate) struct SendMessage<'a> {
     /// To whom.
     pub(crate) peer: Rank,
-    /// Direction and kind.
-    pub(crate) channel: u32,
-    /// The tag of its first tensor; the others' follow.
-    pub(crate) tag: u64,
+    /// What it is.
+    pub(crate) message: Message,
+    /// In which step, modulo 2^16.
+    pub(crate) step: u16,
     /// Which of the rank's buffers it is in.
     pub(crate) buffer: usize,
     /// Its tensors. Their memory is left alone until the message has been taken, or the transport has been withdrawn
@@ -48,10 +49,10 @@ pub(crate) struct SendMessage<'a> {
 pub(crate) struct ReceiveMessage<'a> {
     /// From whom.
     pub(crate) peer: Rank,
-    /// Direction and kind.
-    pub(crate) channel: u32,
-    /// The tag of its first tensor; the others' follow.
-    pub(crate) tag: u64,
+    /// What it is.
+    pub(crate) message: Message,
+    /// In which step, modulo 2^16.
+    pub(crate) step: u16,
     /// Which of the rank's buffers it goes to.
     pub(crate) buffer: usize,
     /// Room for its tensors, which is left alone until the message has arrived.

@@ -1,4 +1,5 @@
-// Steps through the C++ header: tasks, exceptions, threads of the executor's own, memory and transports of the caller's.
+// Steps through the C++ header: tasks, exceptions, threads of the executor's own, memory and transports of the
+// caller's.
 #include <dualpipe.hpp>
 
 #include <algorithm>

@@ -30,8 +30,8 @@ using LayerBalance = dualpipe_layer_balance;
 
 inline namespace DUALPIPE_ERRORS {
 
-/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once. It stays
-/// usable after a fork.
+/// Where the replicas of every layer's experts lie. It never changes: any number of threads may use it at once. It
+/// stays usable after a fork.
 class ExpertPlan : public detail::Handle<dualpipe_expert_plan_t, dualpipe_expert_plan_free> {
 public:
   using Handle::Handle;

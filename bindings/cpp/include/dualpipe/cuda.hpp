@@ -82,8 +82,8 @@ inline Result<std::uint32_t> nccl_version() {
 }
 
 /// New ids for the communicators of a pipeline that follows `schedule`. One rank asks for them and hands them to all
-/// others by whatever it has (MPI, a store, a file); each set is for one executor on each rank. That rank's process must
-/// live while the others join.
+/// others by whatever it has (MPI, a store, a file); each set is for one executor on each rank. That rank's process
+/// must live while the others join.
 ///
 /// Errors: Status::unavailable without NCCL; Status::transport with NCCL's own words.
 inline Result<std::vector<std::uint8_t>> nccl_unique_id(const Schedule &schedule) {

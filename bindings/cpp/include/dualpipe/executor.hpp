@@ -39,8 +39,8 @@ inline namespace DUALPIPE_ERRORS {
 
 /// How an executor is to run.
 struct ExecutorOptions {
-  /// What crosses each boundary, at most 32 tensors. A gradient has the dtype and shape of its activation. All ranks must
-  /// say the same.
+  /// What crosses each boundary, at most 32 tensors. A gradient has the dtype and shape of its activation. All ranks
+  /// must say the same.
   std::vector<TensorSpec> tensors;
   /// No single wait for a peer lasts longer: more than the longest task of any rank, at most a day. 0 is a minute.
   std::chrono::nanoseconds timeout{0};
@@ -48,8 +48,8 @@ struct ExecutorOptions {
   const Inproc *inproc = nullptr;
   /// The caller's own transport; the executor keeps it.
   std::shared_ptr<Transport> transport;
-  /// The caller's own memory for tensors; the executor keeps it. Without it the executor has its own, reused from step to
-  /// step. With cuda it is memory of the device, used and given back in the order of the compute stream.
+  /// The caller's own memory for tensors; the executor keeps it. Without it the executor has its own, reused from step
+  /// to step. With cuda it is memory of the device, used and given back in the order of the compute stream.
   std::shared_ptr<Memory> memory;
   /// The CUDA device to run on; without it the host.
   std::optional<CudaOptions> cuda;
@@ -61,9 +61,9 @@ struct ExecutorOptions {
 /// failed step it can only be asked for its fault and its timeline, and go. It is useless in a child of fork.
 class Executor {
 public:
-  /// Takes its rank's place in the inproc, or the transport; its buffers are allocated now, with cuda on the device, with
-  /// its streams and events. With nccl it waits, at most the timeout, until all ranks that it has messages with have
-  /// come. The program may go.
+  /// Takes its rank's place in the inproc, or the transport; its buffers are allocated now, with cuda on the device,
+  /// with its streams and events. With nccl it waits, at most the timeout, until all ranks that it has messages with
+  /// have come. The program may go.
   ///
   /// Errors: Status::invalid_argument, also if the rank's place is taken; Status::poisoned if a rank of the inproc has
   /// failed; with cuda Status::unavailable and Status::device, with nccl Status::timeout and Status::transport.
@@ -116,8 +116,8 @@ public:
   /// The C handle, which stays this object's.
   dualpipe_executor_t get() const noexcept { return handle_.get(); }
 
-  /// Other tensors at the boundary after `stage` of `direction`, for every micro-batch, from the next step on. Every rank
-  /// must be told the same. Allocates if they are larger than any before.
+  /// Other tensors at the boundary after `stage` of `direction`, for every micro-batch, from the next step on. Every
+  /// rank must be told the same. Allocates if they are larger than any before.
   Result<void> set_boundary(std::uint32_t direction, std::uint32_t stage, Span<const TensorSpec> tensors) {
     return detail::outcome(dualpipe_executor_set_boundary(get(), direction, stage, tensors.data(), length(tensors)));
   }
@@ -130,11 +130,11 @@ public:
   }
 
   /// Runs one step on this thread: calls task(const Task &) for every task of the program, in order, each when what it
-  /// reads is there. Returns when all are done and all that was sent has been taken. It does not allocate once the first
-  /// step has run.
+  /// reads is there. Returns when all are done and all that was sent has been taken. It does not allocate once the
+  /// first step has run.
   ///
-  /// What task throws ends the step on all ranks, and comes out of here; the other ranks' errors repeat its words. It may
-  /// instead return a number as in C, 0 to go on, or an Expected<void>.
+  /// What task throws ends the step on all ranks, and comes out of here; the other ranks' errors repeat its words. It
+  /// may instead return a number as in C, 0 to go on, or an Expected<void>.
   ///
   /// On a CUDA device a task only enqueues, on the streams that it is handed. The step returns when the device is done,
   /// or with is_stream_ordered when all of it is enqueued; it then first waits for the end of the step before.
@@ -147,8 +147,8 @@ public:
     return finish(dualpipe_executor_step(get(), decltype(call)::run, &call));
   }
 
-  /// Runs one step like step, but on a thread of the executor's own, and returns at once. task is called on that thread,
-  /// and kept until the next. wait ends it.
+  /// Runs one step like step, but on a thread of the executor's own, and returns at once. task is called on that
+  /// thread, and kept until the next. wait ends it.
   Result<void> start(std::function<void(const Task &)> task) {
     auto started = std::make_unique<Started>(Started{std::move(task), carrier_});
     const dualpipe_status status = dualpipe_executor_start(get(), Started::run, started.get());
@@ -158,8 +158,8 @@ public:
 
   /// Waits for the step that start began, at most `timeout`, and ends as step would have.
   ///
-  /// Errors: Status::timeout with the text "still running" if it goes on, then wait again; Status::invalid_argument if no
-  /// step was started.
+  /// Errors: Status::timeout with the text "still running" if it goes on, then wait again; Status::invalid_argument if
+  /// no step was started.
   Result<void> wait(std::chrono::nanoseconds timeout) {
     return finish(dualpipe_executor_wait(get(), nanoseconds(timeout)));
   }

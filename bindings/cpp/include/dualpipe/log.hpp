@@ -39,8 +39,8 @@ F *keep(F callback) {
 
 /// Sets the log callback of the process; an empty one turns the log off, which is how it starts. It gets a line without
 /// a newline, valid during the call; on any thread, also on several at once, and on threads of the library's own. What
-/// it throws comes out of the call that logged, or ends there on a thread of the library's. Callbacks are kept until the
-/// process ends: set one once.
+/// it throws comes out of the call that logged, or ends there on a thread of the library's. Callbacks are kept until
+/// the process ends: set one once.
 inline Result<void> set_log(std::function<void(LogLevel, std::string_view)> log) {
   using Log = std::function<void(LogLevel, std::string_view)>;
   if (log == nullptr) return detail::outcome(dualpipe_set_log(nullptr, nullptr));
@@ -51,8 +51,8 @@ inline Result<void> set_log(std::function<void(LogLevel, std::string_view)> log)
 }
 
 /// Sets the progress callback of the process; an empty one turns it off, which is how it starts. It is told how far a
-/// long call has come, `done` of `total`, on the thread that made the call, and returns whether to go on: false ends the
-/// call with Status::cancelled. What it throws comes out of the call. Callbacks are kept until the process ends.
+/// long call has come, `done` of `total`, on the thread that made the call, and returns whether to go on: false ends
+/// the call with Status::cancelled. What it throws comes out of the call. Callbacks are kept until the process ends.
 inline Result<void> set_progress(std::function<bool(std::uint64_t done, std::uint64_t total)> progress) {
   using Progress = std::function<bool(std::uint64_t, std::uint64_t)>;
   if (progress == nullptr) return detail::outcome(dualpipe_set_progress(nullptr, nullptr));

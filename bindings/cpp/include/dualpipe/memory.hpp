@@ -14,9 +14,9 @@ struct Allocation {
   void *owner = nullptr;
 };
 
-/// The caller's memory for tensors: derive from it. What is received goes into memory that allocate gives, and an output
-/// is wherever the task places it. Called on the thread that runs the executor's step, release also when the executor
-/// goes. What they throw comes out of the step.
+/// The caller's memory for tensors: derive from it. What is received goes into memory that allocate gives, and an
+/// output is wherever the task places it. Called on the thread that runs the executor's step, release also when the
+/// executor goes. What they throw comes out of the step.
 class Memory {
 public:
   Memory() = default;
@@ -27,7 +27,8 @@ public:
   /// Memory for a tensor of num_bytes bytes that is to be received, aligned for its elements. No data: there is none,
   /// and the step fails.
   virtual Allocation allocate(std::uint64_t num_bytes) = 0;
-  /// The executor does not use the memory any more: what allocate gave, or where a task placed an output. Once for each.
+  /// The executor does not use the memory any more: what allocate gave, or where a task placed an output. Once for
+  /// each.
   virtual void release(void *data, void *owner) = 0;
 };
 

@@ -34,9 +34,9 @@ struct PeerAbort {
 /// A transport of the caller's, one rank's end of it: derive from it (MPI, torch.distributed, UCX, anything that sends
 /// bytes).
 ///
-/// The functions are called on the thread that runs the executor's step, one at a time, and when the executor goes. None
-/// but wait may wait. They may not call the executor. What they throw fails the step, and comes out of it. On a CUDA
-/// device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
+/// The functions are called on the thread that runs the executor's step, one at a time, and when the executor goes.
+/// None but wait may wait. They may not call the executor. What they throw fails the step, and comes out of it. On a
+/// CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any time.
 class Transport {
 public:
   Transport() = default;

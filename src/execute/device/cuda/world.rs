@@ -15,7 +15,6 @@ use crate::execute::fault::Notice;
 use crate::execute::rank::{Stop, World};
 use crate::execute::task::{TaskRunner, TaskStreams};
 use crate::execute::transport::stream_ordered::{wrong_size, Part, ReceiveMessage, SendMessage};
-use crate::execute::transport::{channel, tag};
 use crate::ids::Rank;
 use crate::op::{Message, Task};
 use crate::program::BufferId;
@@ -66,8 +65,8 @@ impl World for CudaWorld<'_> {
         let cuda = &mut *self.cuda;
         let receive = ReceiveMessage {
             peer: from,
-            channel: channel(message),
-            tag: tag(message, cuda.step as u16, 0),
+            message,
+            step: cuda.step as u16,
             buffer: buffer.index(),
             parts: &cuda.parts,
             free: cuda.buffers[buffer.index()].free.as_ref(),
@@ -113,8 +112,8 @@ impl World for CudaWorld<'_> {
         };
         let send = SendMessage {
             peer: to,
-            channel: channel(message),
-            tag: tag(message, cuda.step as u16, 0),
+            message,
+            step: cuda.step as u16,
             buffer: buffer.index(),
             parts: &cuda.parts,
             written,

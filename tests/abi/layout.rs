@@ -1,0 +1,199 @@
+//! The ABI as each language sees it: assertions for C and C++, and what Rust makes of the structs.
+
+use std::fmt::Write as _;
+use std::mem::{align_of, offset_of, size_of};
+
+use dualpipe::capi::balance::*;
+use dualpipe::capi::cost::*;
+use dualpipe::capi::cuda::*;
+use dualpipe::capi::executor::*;
+use dualpipe::capi::memory::*;
+use dualpipe::capi::op::*;
+use dualpipe::capi::program::*;
+use dualpipe::capi::schedule::*;
+use dualpipe::capi::task::*;
+use dualpipe::capi::tensor::*;
+use dualpipe::capi::timeline::*;
+use dualpipe::capi::transport::*;
+
+use crate::text::{Abi, Item, Layout, Signature};
+
+/// A source in C99, C11 or C++ that compiles if the headers have this ABI.
+pub(crate) fn assertions(abi: &Abi) -> String {
+    let mut source = String::from(ASSERTIONS);
+    for (name, item) in &abi.items {
+        write(&mut source, name, item).expect("a String");
+    }
+    source
+}
+
+const ASSERTIONS: &str = r#"/* Compiles if the headers have the ABI that abi.txt describes. */
+#include <dualpipe.h>
+#if defined(__cplusplus)
+#include <type_traits>
+#define SAME(name, a, b) static_assert((a) == (b), #a " is not " #b)
+#define PLAIN(T) static_assert(std::is_standard_layout<T>::value && std::is_trivially_copyable<T>::value, #T)
+#define ALIGN(T) alignof(T)
+#else
+#define PLAIN(T) SAME(is_a_type_##T, sizeof(T) > 0, 1)
+#define ALIGN(T) offsetof(struct aligned_##T, x)
+#if defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L
+#define SAME(name, a, b) _Static_assert((a) == (b), #a " is not " #b)
+#else
+#define SAME(name, a, b) typedef char name[(a) == (b) ? 1 : -1]
+#endif
+#endif
+"#;
+
+fn write(to: &mut String, name: &str, item: &Item) -> std::fmt::Result {
+    match item {
+        Item::Constant(number) => writeln!(to, "SAME(number_of_{name}, {name}, {number});"),
+        Item::Function(signature) => {
+            writeln!(to, "{} = {name};", pointer(signature, &format!("(*to_{name})")))
+        }
+        Item::Callback(signature) => {
+            let pointer = pointer(signature, "(**callback)");
+            writeln!(to, "void take_{name}({name} *x);\nvoid take_{name}({name} *x) {{")?;
+            writeln!(to, "  {pointer} = x;\n  (void)callback;\n}}")
+        }
+        Item::Type(kind) if kind == "opaque" => writeln!(to, "extern {name} *pointer_to_{name};"),
+        Item::Type(kind) => writeln!(to, "SAME(size_of_{name}, sizeof({name}), sizeof({kind}));"),
+        Item::Initializer => {
+            let kind = name.trim_end_matches("_INIT").to_lowercase();
+            writeln!(
+                to,
+                "void begin_{name}(void);\nvoid begin_{name}(void) {{ {kind} x = {name}; (void)x; }}"
+            )
+        }
+        Item::Struct(layout) => {
+            writeln!(to, "struct aligned_{name} {{ char c; {name} x; }};\nPLAIN({name});")?;
+            writeln!(to, "SAME(size_of_{name}, sizeof({name}), {});", layout.size)?;
+            writeln!(to, "SAME(alignment_of_{name}, ALIGN({name}), {});", layout.align)?;
+            for field in &layout.fields {
+                let inner = &field.what.name;
+                writeln!(
+                    to,
+                    "SAME(field_offset_of_{name}_{inner}, offsetof({name}, {inner}), {});",
+                    field.offset
+                )?;
+                writeln!(
+                    to,
+                    "SAME(field_size_of_{name}_{inner}, sizeof((({name} *)0)->{inner}), {});",
+                    field.size
+                )?;
+            }
+            writeln!(to, "void types_of_{name}({name} *x);\nvoid types_of_{name}({name} *x) {{")?;
+            for (i, field) in layout.fields.iter().enumerate() {
+                let is_array = field.what.kind.contains('[');
+                let pointer = field.what.of(&if is_array { format!("(*f{i})") } else { format!("*f{i}") });
+                writeln!(to, "  {pointer} = &x->{};\n  (void)f{i};", field.what.name)?;
+            }
+            writeln!(to, "}}")
+        }
+    }
+}
+
+/// The declaration of a pointer to a function.
+fn pointer(signature: &Signature, name: &str) -> String {
+    let kinds: Vec<&str> = signature.parameters.iter().map(|parameter| parameter.kind.as_str()).collect();
+    let kinds = if kinds.is_empty() { "void".into() } else { kinds.join(", ") };
+    format!("{} {name}({kinds})", signature.returns)
+}
+
+/// A struct as Rust lays it out: its size, its alignment, and each field's offset and size.
+pub(crate) struct RustLayout {
+    name: &'static str,
+    size: usize,
+    align: usize,
+    fields: Vec<(&'static str, usize, usize)>,
+}
+
+/// Where Rust lays a struct out otherwise than the ABI says, in words.
+pub(crate) fn unlike_rust(name: &str, layout: &Layout) -> Vec<String> {
+    let all = in_rust();
+    let Some(rust) = all.iter().find(|rust| rust.name == name) else {
+        return vec![format!("{name} is not in tests/abi/layout.rs: add it")];
+    };
+    let mut wrong = Vec::new();
+    if (rust.size, rust.align) != (layout.size, layout.align) {
+        let RustLayout { size, align, .. } = rust;
+        wrong.push(format!("{name} has {size} bytes, aligned to {align}, in Rust: {layout:?}"));
+    }
+    for field in &layout.fields {
+        let (inner, want) = (&field.what.name, (field.offset, field.size));
+        let found =
+            rust.fields.iter().find(|(other, ..)| other == inner).map(|&(_, offset, size)| (offset, size));
+        if found != Some(want) {
+            wrong.push(format!("{name}.{inner} has (offset, size) {found:?} in Rust, {want:?} in abi.txt"));
+        }
+    }
+    wrong
+}
+
+macro_rules! layouts {
+    ($($name:ident { $($field:ident)* })*) => {
+        vec![$(RustLayout {
+            name: stringify!($name),
+            size: size_of::<$name>(),
+            align: align_of::<$name>(),
+            fields: vec![
+                $((stringify!($field), offset_of!($name, $field), size_of_field(|x: &$name| &x.$field))),*
+            ],
+        }),*]
+    };
+}
+
+fn size_of_field<S, F>(_: fn(&S) -> &F) -> usize {
+    size_of::<F>()
+}
+
+fn in_rust() -> Vec<RustLayout> {
+    layouts! {
+        dualpipe_balance_options {
+            size num_layers num_experts num_slots num_groups num_nodes num_gpus num_threads
+        }
+        dualpipe_layer_balance { imbalance lower_bound }
+        dualpipe_stage_costs {
+            forward_ns input_ns weight_ns overlapped_ns output_bytes activation_bytes parameter_bytes
+        }
+        dualpipe_costs { size reserved stages num_stages p2p_latency_ns p2p_bytes_per_second }
+        dualpipe_pass { direction stage microbatch copy }
+        dualpipe_op { kind forward backward }
+        dualpipe_message { kind to_stage pass }
+        dualpipe_schedule_options { size kind num_ranks num_microbatches forward_only }
+        dualpipe_schedule_info {
+            size kind num_ranks num_stages num_directions num_microbatches forward_only
+        }
+        dualpipe_cuda_info { size num_devices driver_version reserved }
+        dualpipe_cuda_options {
+            size device compute_stream comm_stream has_comm_stream is_timed is_stream_ordered uses_graph
+            exchanges_shapes reserved
+        }
+        dualpipe_nccl_options { size max_ctas unique_id unique_id_length zero_cta reserved }
+        dualpipe_memory { size reserved user_data allocate release }
+        dualpipe_instruction { kind peer buffer message op }
+        dualpipe_program_buffer { kind direction stage }
+        dualpipe_pass_buffers { input output output_grad input_grad }
+        DLDevice { device_type device_id }
+        DLDataType { code bits lanes }
+        DLTensor { data device ndim dtype shape strides byte_offset }
+        dualpipe_tensor { dl owner is_present reserved }
+        dualpipe_task_pass {
+            pass num_inputs num_outputs num_output_grads num_input_grads inputs outputs output_grads input_grads
+        }
+        dualpipe_task { size reduce_peer op reserved forward backward compute_stream comm_stream }
+        dualpipe_timeline_summary {
+            size source num_ranks num_spans num_messages makespan_ns lower_bound_ns bubble_share
+        }
+        dualpipe_timeline_rank { busy_ns idle_ns peak_memory_bytes num_spans }
+        dualpipe_span { rank op start_ns end_ns }
+        dualpipe_message_span { message from to start_ns end_ns }
+        dualpipe_transfer { size peer channel tensor tag data num_bytes stream device step message }
+        dualpipe_transport {
+            size reserved user_data send receive test wait poll_abort abort withdraw last_error destroy
+        }
+        dualpipe_tensor_spec { dtype ndim shape }
+        dualpipe_executor_options { size num_tensors tensors timeout_ns inproc transport memory cuda nccl }
+        dualpipe_fault { size has_failed rank peer instruction status reserved }
+    }
+}
