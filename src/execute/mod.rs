@@ -148,6 +148,9 @@ impl Executor {
         let program = program.into();
         let (rank, placement) = (program.rank(), program.placement());
         let exchanges_shapes = cuda.exchanges_shapes;
+        if let Link::Nccl(nccl) = &link.0 {
+            nccl.check(placement, exchanges_shapes)?;
+        }
         let connect = |context: &Arc<Context>| match link.0 {
             Link::Inproc(inproc) => Ok(Box::new(InprocCuda::new(&inproc, rank, context)?) as Box<_>),
             Link::Nccl(nccl) => {

@@ -72,7 +72,7 @@ pub(super) fn bad_cuda_and_nccl_options(world: &World) {
     }
 
     let nccl = dualpipe_executor_options { inproc: null_mut(), nccl: &NCCL, ..good };
-    let changes: [(&[(usize, u32)], &str); 10] = [
+    let changes: [(&[(usize, u32)], &str); 11] = [
         (&[(0, 0)], "options->nccl->size is 0, must be the size of the struct: 32 to 4096, a multiple of 8"),
         (&[(0, 24)], "options->nccl->size is 24, must be"),
         (&[(0, 36)], "options->nccl->size is 36, must be"),
@@ -82,6 +82,7 @@ pub(super) fn bad_cuda_and_nccl_options(world: &World) {
         (&[(1, 65)], "options->nccl->max_ctas is 65, must be 0 to 64"),
         (&[(1, u32::MAX)], "options->nccl->max_ctas is 4294967295, must be 0 to 64"),
         (&[(2, 0), (3, 0)], "options->nccl->unique_id is NULL"),
+        (&[(4, 64)], "the length of unique_id is 64, must be "),
         (&[(5, u32::MAX)], "options->nccl->unique_id_length is 18446744069414584576, must be 0 to "),
     ];
     for (changes, want) in changes {

@@ -9,8 +9,8 @@ use super::comm::{Answer, Comm, Comms, POLL_PERIOD};
 use super::header::Headers;
 use super::put::{self, Slot};
 use super::sys;
-use super::{links, NcclOptions, NCCL_CTAS_MAX, NCCL_ID_BYTES};
-use crate::error::{in_range, Error, ErrorKind, Result};
+use super::{links, NcclOptions, NCCL_ID_BYTES};
+use crate::error::{Error, ErrorKind, Result};
 use crate::execute::device::cuda::abort;
 use crate::execute::device::cuda::context::Context;
 use crate::execute::device::cuda::events::Trace;
@@ -83,10 +83,11 @@ struct Message {
 }
 
 impl NcclTransport {
-    /// Joins the other ranks that `rank` has messages with, all of which must come within `timeout`.
+    /// Joins the other ranks that `rank` has messages with, all of which must come within `timeout`. The options have
+    /// been checked for this placement.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`], [`ErrorKind::Unavailable`], [`ErrorKind::Timeout`], [`ErrorKind::Transport`].
+    /// [`ErrorKind::Unavailable`], [`ErrorKind::Timeout`], [`ErrorKind::Transport`].
     pub(crate) fn new(
         context: &Arc<Context>,
         placement: &Placement,
@@ -95,14 +96,8 @@ impl NcclTransport {
         exchanges_shapes: bool,
         timeout: Duration,
     ) -> Result<NcclTransport> {
-        in_range("nccl", "max_ctas", options.max_ctas, 1..=NCCL_CTAS_MAX)?;
         let links = links(placement);
-        let (given, needed) = (options.unique_id.len(), links.len() * NCCL_ID_BYTES);
-        if given != needed {
-            let range = format!("must be {needed} for the {} links of this placement", links.len());
-            return Err(Error::argument("nccl", "the length of unique_id", given, range));
-        }
-        let puts = put::functions(options, exchanges_shapes)?;
+        let puts = put::functions(options)?;
         let device_error = |why: crate::execute::device::cuda::sys::DriverError| Error::from(why);
         let _entered = context.enter().map_err(device_error)?;
         let mut transport = NcclTransport {

@@ -18,7 +18,7 @@ pub(crate) use link::NcclTransport;
 
 use std::ffi::c_int;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{in_range, Error, ErrorKind, Result};
 use crate::ids::Rank;
 use crate::op::StageCopy;
 use crate::placement::Placement;
@@ -49,6 +49,24 @@ impl NcclOptions {
     /// Two multiprocessors each, which send and receive.
     pub fn new(unique_id: Vec<u8>) -> NcclOptions {
         NcclOptions { unique_id, max_ctas: 2, zero_cta: false }
+    }
+
+    /// Before anything is allocated: whether they are of this placement and of one another.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    pub(crate) fn check(&self, placement: &Placement, exchanges_shapes: bool) -> Result<()> {
+        in_range("nccl", "max_ctas", self.max_ctas, 1..=NCCL_CTAS_MAX)?;
+        if self.zero_cta && exchanges_shapes {
+            return Err(Error::argument("nccl", "zero_cta", 1, "must be 0 with exchanges_shapes"));
+        }
+        let num_links = links(placement).len();
+        let (given, needed) = (self.unique_id.len(), num_links * NCCL_ID_BYTES);
+        if given != needed {
+            let range = format!("must be {needed} for the {num_links} links of this placement");
+            return Err(Error::argument("nccl", "the length of unique_id", given, range));
+        }
+        Ok(())
     }
 }
 

@@ -35,14 +35,11 @@ const GRAPH_VERSION: u32 = 23000;
 /// What `zero_cta` takes of NCCL; `None` if it is not asked for.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidArgument`], [`ErrorKind::Unavailable`].
-pub(super) fn functions(options: &NcclOptions, exchanges_shapes: bool) -> Result<Option<&'static Puts>> {
+/// [`ErrorKind::Unavailable`].
+pub(super) fn functions(options: &NcclOptions) -> Result<Option<&'static Puts>> {
     let nccl = nccl()?;
     if !options.zero_cta {
         return Ok(None);
-    }
-    if exchanges_shapes {
-        return Err(Error::argument("nccl", "zero_cta", 1, "must be 0 with exchanges_shapes"));
     }
     let version = nccl_version()?;
     match &nccl.puts {
