@@ -86,9 +86,10 @@ pub unsafe extern "C" fn dualpipe_overlap_free(overlap: dualpipe_overlap_t) -> d
 /// attention B.
 ///
 /// The first parts come after what the task reads, whoever reads what the task writes comes after the last. What the
-/// task itself enqueues before or after is not ordered with the parts on the comm stream: that takes an event. Where one
-/// half has more blocks than the other, or a task is only one half (0 blocks of the other), the other's parts are
-/// left out.
+/// task itself enqueues before or after is not ordered with the parts on the comm stream: that takes an event.
+///
+/// Where one half has more blocks than the other, or a task is only one half (0 blocks of the other), the other's
+/// parts are left out.
 ///
 /// Errors: DUALPIPE_ERROR_CALLBACK_FAILED if enqueue returns anything but 0; DUALPIPE_ERROR_DEVICE.
 #[no_mangle]
