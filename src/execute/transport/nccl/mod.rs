@@ -54,7 +54,7 @@ impl NcclOptions {
     /// Before anything is allocated: whether they are of this placement and of one another.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument).
+    /// [`ErrorKind::InvalidArgument`].
     pub(crate) fn check(&self, placement: &Placement, exchanges_shapes: bool) -> Result<()> {
         in_range("nccl", "max_ctas", self.max_ctas, 1..=NCCL_CTAS_MAX)?;
         if self.zero_cta && exchanges_shapes {
