@@ -5,8 +5,9 @@ import re
 
 import dualpipe
 import pytest
-from conftest import ROOT
 from dualpipe import _structs
+
+from conftest import ROOT
 
 VERSION = ".".join(dualpipe.__version__.split(".")[:2])
 

@@ -66,14 +66,28 @@ def test_every_function_takes_what_its_prototype_says(headers, name):
     assert [python_class(kind) for kind in _library.SIGNATURES[name]] == want
 
 
-@pytest.mark.parametrize("name", ["task", "log", "progress"])
+CALLBACKS = {
+    "task": _library.TaskFunction,
+    "log": _library.LogFunction,
+    "progress": _library.ProgressFunction,
+    "part": _library.PartFunction,
+    "transport_post": _structs.PostFunction,
+    "transport_test": _structs.TestFunction,
+    "transport_wait": _structs.WaitFunction,
+    "transport_poll": _structs.PollFunction,
+    "transport_abort": _structs.AbortFunction,
+    "transport_done": _structs.DoneFunction,
+    "transport_error": _structs.ErrorFunction,
+}
+
+
+@pytest.mark.parametrize("name", CALLBACKS)
 def test_every_callback_takes_what_its_type_says(headers, name):
     found = re.search(rf"typedef (\w+) \(\*dualpipe_{name}_fn\)\((.*?)\);", headers, re.DOTALL)
     assert found, f"dualpipe_{name}_fn is not in the headers"
-    function = {"task": "TaskFunction", "log": "LogFunction", "progress": "ProgressFunction"}[name]
-    function = getattr(_library, function)
+    function = CALLBACKS[name]
     assert [python_class(kind) for kind in function._argtypes_] == [c_class(a) for a in found[2].split(",")]
-    assert function._restype_ == {"void": None, "int32_t": ctypes.c_int32}[found[1]]
+    assert function._restype_ == {"void": None, "int32_t": ctypes.c_int32, "uint32_t": ctypes.c_uint32}[found[1]]
 
 
 def numbers(headers, prefix):

@@ -46,6 +46,7 @@ from .overlap import Overlap
 from .schedule import Instruction, Program, Schedule
 from .task import Pass, Task
 from .timeline import Timeline
+from .transport import Transfer, Transport
 
 __version__ = version
 
@@ -81,6 +82,8 @@ __all__ = [
     "Task",
     "Timeline",
     "Timeout",
+    "Transfer",
+    "Transport",
     "TransportFailed",
     "Unavailable",
     "cuda_available",

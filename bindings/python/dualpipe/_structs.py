@@ -210,6 +210,48 @@ class NcclOptions(c.Structure):
     ]
 
 
+class Transfer(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("peer", c.c_uint32),
+        ("channel", c.c_uint32),
+        ("tensor", c.c_uint32),
+        ("tag", c.c_uint64),
+        ("data", c.c_void_p),
+        ("num_bytes", c.c_uint64),
+        ("stream", c.c_void_p),
+        ("device", c.c_uint32),
+        ("step", c.c_uint32),
+        ("message", Message),
+    ]
+
+
+PostFunction = c.CFUNCTYPE(c.c_uint32, c.c_void_p, c.POINTER(Transfer), c.POINTER(c.c_uint64))
+TestFunction = c.CFUNCTYPE(c.c_uint32, c.c_void_p, c.c_uint64, c.POINTER(c.c_uint32), c.POINTER(c.c_uint64))
+WaitFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint64)
+PollFunction = c.CFUNCTYPE(c.c_uint32, c.c_void_p, c.POINTER(c.c_uint32), c.c_void_p, c.c_size_t)
+AbortFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
+DoneFunction = c.CFUNCTYPE(None, c.c_void_p)
+ErrorFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_size_t)
+
+
+class Transport(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("user_data", c.c_void_p),
+        ("send", PostFunction),
+        ("receive", PostFunction),
+        ("test", TestFunction),
+        ("wait", WaitFunction),
+        ("poll_abort", PollFunction),
+        ("abort", AbortFunction),
+        ("withdraw", DoneFunction),
+        ("last_error", ErrorFunction),
+        ("destroy", DoneFunction),
+    ]
+
+
 class ExecutorOptions(c.Structure):
     _fields_ = [
         ("size", c.c_uint32),
@@ -217,7 +259,7 @@ class ExecutorOptions(c.Structure):
         ("tensors", c.POINTER(TensorSpec)),
         ("timeout_ns", c.c_uint64),
         ("inproc", c.c_void_p),
-        ("transport", c.c_void_p),
+        ("transport", c.POINTER(Transport)),
         ("memory", c.c_void_p),
         ("cuda", c.POINTER(CudaOptions)),
         ("nccl", c.POINTER(NcclOptions)),
@@ -277,6 +319,8 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_cuda_info": CudaInfo,
     "dualpipe_cuda_options": CudaOptions,
     "dualpipe_nccl_options": NcclOptions,
+    "dualpipe_transfer": Transfer,
+    "dualpipe_transport": Transport,
     "dualpipe_executor_options": ExecutorOptions,
     "dualpipe_fault": Fault,
     "dualpipe_balance_options": BalanceOptions,

@@ -17,6 +17,7 @@ from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
 from .schedule import Program, Schedule
 from .task import Task, TensorLike, tensor_spec
 from .timeline import Timeline
+from .transport import Transport, TransportEnd
 
 Callback = Callable[[Task], object]
 """Runs one task. What it returns does not matter; what it raises ends the step on all ranks."""
@@ -55,8 +56,9 @@ class Fault(NamedTuple):
 class Executor(Closing):
     """Runs one rank of ``schedule``. Use it as a context manager, or :meth:`close` it.
 
-    ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``nccl``: joins
-    ranks in processes of their own, on CUDA devices; it waits until all have come. Exactly one of them is given.
+    ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``transport``:
+    joins them by the caller's own means. ``nccl``: joins ranks in processes of their own, on CUDA devices; it waits
+    until all have come. Exactly one of them is given.
     ``cuda``: the device to run on; None is the host. ``tensors``: what crosses every boundary between stages,
     [(dtype, shape), ...], at most 32, the same on all ranks; a gradient has the dtype and shape of its activation. A
     dtype is a name ("float32", "bfloat16", ...), a numpy or a torch dtype. ``timeout``: seconds that a single wait for
@@ -77,6 +79,7 @@ class Executor(Closing):
         rank: int,
         *,
         inproc: Inproc | None = None,
+        transport: Transport | None = None,
         nccl: Nccl | None = None,
         cuda: Cuda | None = None,
         tensors: Sequence[TensorLike],
@@ -90,13 +93,17 @@ class Executor(Closing):
         options = s.ExecutorOptions(c.sizeof(s.ExecutorOptions), len(specs), specs, timeout_ns)
         if inproc is not None:
             options.inproc = inproc._handle._as_parameter_
+        end = None if transport is None else TransportEnd(transport)
+        if end is not None:
+            options.transport = c.pointer(end.table())
         if cuda is not None:
             options.cuda = c.pointer(cuda._options())
         if nccl is not None:
             options.nccl = c.pointer(nccl._options())
         self.rank = program.rank
         names = "dualpipe_executor_create", "dualpipe_executor_free"
-        self._handle = create(*names, program._handle, c.byref(options), keep_alive=cuda)
+        self._handle = create(*names, program._handle, c.byref(options), keep_alive=(cuda, end))
+        self._transport = end
         self._started: _Step | None = None
 
     def step(self, callback: Callback) -> None:
@@ -104,7 +111,7 @@ class Executor(Closing):
 
         On a CUDA device it returns when the device is done, or with ``stream_ordered`` when all of it is enqueued.
 
-        What the callback raises, this raises. Other errors name rank, instruction and peer:
+        What the callback or a method of the transport raises, this raises. Other errors name rank, instruction and peer:
         :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`,
         :class:`~dualpipe.errors.TransportFailed`, :class:`~dualpipe.errors.DeviceFailed`, and
         :class:`~dualpipe.errors.Poisoned` after any of them. All other ranks end with an error too. While it waits for
@@ -113,10 +120,11 @@ class Executor(Closing):
         step = _Step(self, callback)
         try:
             lib.dualpipe_executor_step(self._handle, step.function, None)
-            return
-        except CallbackFailed as error:
+            failure = step.instead_of(None)
+        except Error as error:
             failure = step.instead_of(error)
-        raise failure
+        if failure is not None:
+            raise failure
 
     def start(self, callback: Callback) -> None:
         """Like :meth:`step`, but on a thread of the executor's own, and returns at once; :meth:`wait` ends it, and
@@ -203,15 +211,19 @@ class Executor(Closing):
 
     def _has_ended(self, seconds: float) -> bool:
         """Waits for the started step; raises what ended it. False if it is still running."""
+        failure: BaseException | None = None
         try:
             lib.dualpipe_executor_wait(self._handle, round(seconds * 1e9))
-            return True
+            if self._started is not None:
+                failure = self._started.instead_of(None)
         except (Busy, InvalidArgument):
             raise
         except Error as error:
             if isinstance(error, Timeout) and "still running" in str(error):
                 return False
             failure = self._started.instead_of(error) if self._started else error
+        if failure is None:
+            return True
         self._forget_started()
         raise failure
 
@@ -255,14 +267,19 @@ class _Step:
         self._raised: BaseException | None = None
         self.function = TaskFunction(self._run)
 
-    def instead_of(self, failure: Error) -> BaseException:
-        """What to raise for the library's error: what the callback has raised, if that is why, with a note.
+    def instead_of(self, failure: Error | None) -> BaseException | None:
+        """What to raise for the library's error: what the callback raised, if that is why, or the transport, with a
+        note. Of a step that went well what the transport raised, if it did.
 
         To be raised when the library's error is no longer being handled, so that it does not become the context.
         """
-        if self._raised is None or not isinstance(failure, CallbackFailed):
-            return failure
-        raised, self._raised = self._raised, None
+        raised = None
+        if isinstance(failure, CallbackFailed):
+            raised, self._raised = self._raised, None
+        elif self._executor._transport is not None:
+            raised = self._executor._transport.take_raised()
+        if raised is None or failure is None:
+            return failure if raised is None else raised
         if hasattr(raised, "add_note"):
             raised.add_note(str(failure))
         return raised
