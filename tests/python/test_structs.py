@@ -71,6 +71,8 @@ CALLBACKS = {
     "log": _library.LogFunction,
     "progress": _library.ProgressFunction,
     "part": _library.PartFunction,
+    "memory_allocate": _structs.AllocateFunction,
+    "memory_release": _structs.ReleaseFunction,
     "transport_post": _structs.PostFunction,
     "transport_test": _structs.TestFunction,
     "transport_wait": _structs.WaitFunction,

@@ -42,6 +42,7 @@ from .errors import (
     Unavailable,
 )
 from .executor import Executor, Fault, Inproc
+from .memory import Memory
 from .overlap import Overlap
 from .schedule import Instruction, Program, Schedule
 from .task import Pass, Task
@@ -71,6 +72,7 @@ __all__ = [
     "InvalidArgument",
     "InvalidHandle",
     "InvalidSchedule",
+    "Memory",
     "Nccl",
     "Overlap",
     "Panic",

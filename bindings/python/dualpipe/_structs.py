@@ -252,6 +252,20 @@ class Transport(c.Structure):
     ]
 
 
+AllocateFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.POINTER(c.c_void_p), c.POINTER(c.c_void_p))
+ReleaseFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_void_p, c.c_void_p)
+
+
+class Memory(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("user_data", c.c_void_p),
+        ("allocate", AllocateFunction),
+        ("release", ReleaseFunction),
+    ]
+
+
 class ExecutorOptions(c.Structure):
     _fields_ = [
         ("size", c.c_uint32),
@@ -260,7 +274,7 @@ class ExecutorOptions(c.Structure):
         ("timeout_ns", c.c_uint64),
         ("inproc", c.c_void_p),
         ("transport", c.POINTER(Transport)),
-        ("memory", c.c_void_p),
+        ("memory", c.POINTER(Memory)),
         ("cuda", c.POINTER(CudaOptions)),
         ("nccl", c.POINTER(NcclOptions)),
     ]
@@ -321,6 +335,7 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_nccl_options": NcclOptions,
     "dualpipe_transfer": Transfer,
     "dualpipe_transport": Transport,
+    "dualpipe_memory": Memory,
     "dualpipe_executor_options": ExecutorOptions,
     "dualpipe_fault": Fault,
     "dualpipe_balance_options": BalanceOptions,

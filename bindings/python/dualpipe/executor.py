@@ -14,6 +14,7 @@ from ._library import Closing, TaskFunction, create, lib, read_text, uint32
 from .costs import nanoseconds, number
 from .cuda import GRAPH_STATES, Cuda, GraphState, Nccl
 from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
+from .memory import Memory, MemoryEnd
 from .schedule import Program, Schedule
 from .task import Task, TensorLike, tensor_spec
 from .timeline import Timeline
@@ -59,7 +60,8 @@ class Executor(Closing):
     ``inproc``: joins the ranks of this process, each of which has an executor in a thread of its own. ``transport``:
     joins them by the caller's own means. ``nccl``: joins ranks in processes of their own, on CUDA devices; it waits
     until all have come. Exactly one of them is given.
-    ``cuda``: the device to run on; None is the host. ``tensors``: what crosses every boundary between stages,
+    ``cuda``: the device to run on; None is the host. ``memory``: the caller's for tensors; None is the executor's own,
+    used again from step to step. ``tensors``: what crosses every boundary between stages,
     [(dtype, shape), ...], at most 32, the same on all ranks; a gradient has the dtype and shape of its activation. A
     dtype is a name ("float32", "bfloat16", ...), a numpy or a torch dtype. ``timeout``: seconds that a single wait for
     a peer may last, at most a day; more than the longest task of any rank.
@@ -82,6 +84,7 @@ class Executor(Closing):
         transport: Transport | None = None,
         nccl: Nccl | None = None,
         cuda: Cuda | None = None,
+        memory: Memory | None = None,
         tensors: Sequence[TensorLike],
         timeout: float = 60.0,
     ) -> None:
@@ -96,14 +99,17 @@ class Executor(Closing):
         end = None if transport is None else TransportEnd(transport)
         if end is not None:
             options.transport = c.pointer(end.table())
+        own = None if memory is None else MemoryEnd(memory)
+        if own is not None:
+            options.memory = c.pointer(own.table())
         if cuda is not None:
             options.cuda = c.pointer(cuda._options())
         if nccl is not None:
             options.nccl = c.pointer(nccl._options())
         self.rank = program.rank
         names = "dualpipe_executor_create", "dualpipe_executor_free"
-        self._handle = create(*names, program._handle, c.byref(options), keep_alive=(cuda, end))
-        self._transport = end
+        self._handle = create(*names, program._handle, c.byref(options), keep_alive=(cuda, end, own))
+        self._transport, self._memory = end, own
         self._started: _Step | None = None
 
     def step(self, callback: Callback) -> None:
@@ -111,7 +117,8 @@ class Executor(Closing):
 
         On a CUDA device it returns when the device is done, or with ``stream_ordered`` when all of it is enqueued.
 
-        What the callback or a method of the transport raises, this raises. Other errors name rank, instruction and peer:
+        What the callback or a method of the transport or the memory raises, this raises. Other errors name rank,
+        instruction and peer:
         :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`,
         :class:`~dualpipe.errors.TransportFailed`, :class:`~dualpipe.errors.DeviceFailed`, and
         :class:`~dualpipe.errors.Poisoned` after any of them. All other ranks end with an error too. While it waits for
@@ -268,16 +275,17 @@ class _Step:
         self.function = TaskFunction(self._run)
 
     def instead_of(self, failure: Error | None) -> BaseException | None:
-        """What to raise for the library's error: what the callback raised, if that is why, or the transport, with a
-        note. Of a step that went well what the transport raised, if it did.
+        """What to raise for the library's error: what the callback raised, if that is why, or the transport or the
+        memory, with a note. Of a step that went well what they raised, if they did.
 
         To be raised when the library's error is no longer being handled, so that it does not become the context.
         """
         raised = None
         if isinstance(failure, CallbackFailed):
             raised, self._raised = self._raised, None
-        elif self._executor._transport is not None:
-            raised = self._executor._transport.take_raised()
+        for end in (self._executor._transport, self._executor._memory):
+            if raised is None and end is not None:
+                raised = end.take_raised()
         if raised is None or failure is None:
             return failure if raised is None else raised
         if hasattr(raised, "add_note"):
@@ -289,7 +297,7 @@ class _Step:
         _calling.executor = self._executor
         task = None
         try:
-            task = Task(pointer.contents, self._executor._handle)
+            task = Task(pointer.contents, self._executor._handle, self._executor._memory)
             self._callback(task)
             return 0
         except BaseException as error:  # noqa: BLE001, the call that ends the step raises it

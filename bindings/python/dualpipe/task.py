@@ -12,6 +12,7 @@ import numpy.typing as npt
 from . import _structs as s
 from .cuda import DeviceTensor
 from .errors import InvalidArgument
+from .memory import MemoryEnd, address_of
 from .timeline import OP_KINDS
 
 # What DLPack calls an element: (code, bits).
@@ -58,12 +59,14 @@ class Pass:
     are numpy arrays, on a CUDA device each is a :class:`~dualpipe.DeviceTensor`.
 
     At the first stage there are no ``inputs`` and no ``input_grads``, at the last no ``outputs`` and no
-    ``output_grads``. A view is valid until the callback returns; ``inputs`` are the same again from F to W. bfloat16
+    ``output_grads``. A view is valid until the callback returns, with memory of the caller's for as long as it is
+    referred to; ``inputs`` are the same again from F to W. bfloat16
     is seen as its bits, uint16, and float8 as uint8: ``torch.from_numpy(view).view(torch.bfloat16)``.
     """
 
     __slots__ = (
-        "_grads",
+        "_memory",
+        "_tensors",
         "copy",
         "direction",
         "input_grads",
@@ -85,26 +88,38 @@ class Pass:
     inputs: list[Any]
     """Activations from the previous stage. Read-only."""
     outputs: list[Any]
-    """Activations for the next stage, to be filled by F."""
+    """Activations for the next stage, to be filled by F. With memory of the caller's each is None until
+    :meth:`set_output`."""
     output_grads: list[Any]
     """Gradients from the next stage; None for one that does not exist. Read-only."""
     input_grads: list[Any]
-    """Gradients for the previous stage, to be filled by B or I, or :meth:`set_absent`."""
+    """Gradients for the previous stage, to be filled by B or I, or :meth:`set_absent`. With memory of the caller's each
+    is None until :meth:`set_input_grad`."""
 
-    def __init__(self, which: s.Pass, tensors: s.TaskPass | None, owner: object, stream: int | None) -> None:
+    def __init__(
+        self,
+        which: s.Pass,
+        tensors: s.TaskPass | None,
+        owner: object,
+        stream: int | None,
+        memory: MemoryEnd | None,
+    ) -> None:
         """Not to be called by users: ``tensors`` is the library's, for the time of the callback."""
         self.direction, self.stage, self.copy = which.direction, which.stage, which.copy
         self.microbatch = None if which.microbatch == s.NONE else which.microbatch
         self.inputs, self.outputs, self.output_grads, self.input_grads = [], [], [], []
-        self._grads = tensors
+        self._tensors, self._memory = tensors, memory
         if tensors is None:
             return
 
+        def view(tensor: s.Tensor, writeable: bool) -> Any:
+            if memory is None:
+                return _view(tensor, owner, writeable, stream) if writeable or tensor.is_present else None
+            is_there = not writeable and tensor.is_present
+            return _view(tensor, memory.owner(tensor.owner), False, stream) if is_there else None
+
         def views(lent: Any, count: int, writeable: bool) -> list[Any]:
-            return [
-                _view(lent[k], owner, writeable, stream) if writeable or lent[k].is_present else None
-                for k in range(count)
-            ]
+            return [view(lent[k], writeable) for k in range(count)]
 
         self.inputs = views(tensors.inputs, tensors.num_inputs, False)
         self.outputs = views(tensors.outputs, tensors.num_outputs, True)
@@ -115,12 +130,44 @@ class Pass:
         """Says that gradient ``k`` of ``input_grads`` does not exist: the previous stage gets None. IndexError."""
         if not 0 <= k < len(self.input_grads):
             raise IndexError(f"k is {k}, must be 0 to {len(self.input_grads) - 1}")
-        if self._grads is None:
+        if self._tensors is None:
             raise RuntimeError("the task has ended")
-        self._grads.input_grads[k].is_present = 0
+        self._tensors.input_grads[k].is_present = 0
+
+    def set_output(self, k: int, tensor: Any) -> None:
+        """With memory of the caller's: output ``k`` is ``tensor``, without a copy, an array of numpy's or a tensor of
+        torch's, dense, of the dtype and shape agreed. The executor keeps it until it has been sent and freed.
+
+        Raises IndexError, TypeError, InvalidArgument, and RuntimeError without such memory, or when the task has ended.
+        """
+        self._set("output", self.outputs, k, tensor)
+
+    def set_input_grad(self, k: int, tensor: Any) -> None:
+        """Likewise for gradient ``k`` of ``input_grads``."""
+        self._set("input_grad", self.input_grads, k, tensor)
+
+    def _set(self, name: str, tensors: list[Any], k: int, tensor: Any) -> None:
+        if not 0 <= k < len(tensors):
+            raise IndexError(f"k is {k}, must be 0 to {len(tensors) - 1}")
+        if self._tensors is None:
+            raise RuntimeError("the task has ended")
+        if self._memory is None:
+            raise RuntimeError(f"the executor has memory of its own: write into {name}s[{k}]")
+        lent = (self._tensors.outputs if name == "output" else self._tensors.input_grads)[k]
+        dl = lent.dl
+        shape = tuple(dl.shape[: dl.ndim])
+        address = address_of(f"{name} {k}", tensor)
+        got = str(tensor.dtype).removeprefix("torch.")
+        names = [of for of, code in _CODES.items() if code == (dl.dtype.code, dl.dtype.bits)]
+        if got not in (*names, _DTYPES[dl.dtype.code, dl.dtype.bits].name) or tuple(tensor.shape) != shape:
+            wanted = f"{names[0]} {list(shape)}"
+            raise InvalidArgument(f"{name} {k} is {got} {list(tensor.shape)}, must be {wanted}")
+        self._memory.drop(lent.owner or 0)
+        dl.data, dl.byte_offset, lent.owner = address, 0, self._memory.keep(tensor)
+        tensors[k] = tensor
 
     def _end(self) -> None:
-        self._grads = None
+        self._tensors = None
         for one in (*self.inputs, *self.outputs, *self.output_grads, *self.input_grads):
             if isinstance(one, DeviceTensor):
                 one._end()
@@ -160,7 +207,7 @@ class Task:
     """On a CUDA device, a stream for expert communication, if the executor has one. The task's work on it comes after
     all earlier tasks, and before all later ones."""
 
-    def __init__(self, task: s.Task, owner: object) -> None:
+    def __init__(self, task: s.Task, owner: object, memory: MemoryEnd | None = None) -> None:
         """Not to be called by users: ``task`` is the library's, for the time of the callback."""
         self.kind = OP_KINDS[task.op.kind]
         self.reduce_peer = None if task.reduce_peer == s.NONE else task.reduce_peer
@@ -168,9 +215,11 @@ class Task:
         self.compute_stream, self.comm_stream = task.compute_stream, task.comm_stream
         stream = self.compute_stream
         if task.op.forward.direction != s.NONE:
-            self.forward = Pass(task.op.forward, task.forward.contents if task.forward else None, owner, stream)
+            self.forward = Pass(task.op.forward, task.forward.contents if task.forward else None, owner, stream, memory)
         if task.op.backward.direction != s.NONE:
-            self.backward = Pass(task.op.backward, task.backward.contents if task.backward else None, owner, stream)
+            self.backward = Pass(
+                task.op.backward, task.backward.contents if task.backward else None, owner, stream, memory
+            )
 
     def _end(self) -> None:
         for one in (self.forward, self.backward):

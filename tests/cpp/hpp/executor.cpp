@@ -313,6 +313,7 @@ void transports_are_the_callers() {
         const Error error = thrown_by<Error>(step);
         CHECK(error.status() == Status::peer_failed);
         CHECK(std::string(error.what()).find("rank 1") != std::string::npos);
+        CHECK(std::string(error.what()).find("the cable is cut") != std::string::npos);
       }
     });
     CHECK(fails || adders[0].sum == expected);

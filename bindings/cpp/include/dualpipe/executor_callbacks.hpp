@@ -32,10 +32,15 @@ public:
   bool runs(F &&callback) noexcept {
     std::exception_ptr thrown;
     if (detail::runs(thrown, std::forward<F>(callback))) return true;
-    tell(thrown);
     const std::lock_guard<std::mutex> lock(mutex_);
     if (thrown_ == nullptr) thrown_ = std::move(thrown);
     return false;
+  }
+
+  /// What it said.
+  std::string words() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return detail::words(thrown_);
   }
 
   std::exception_ptr take() noexcept {
@@ -61,7 +66,9 @@ struct TaskCall {
       using Answer = std::invoke_result_t<F &, const Task &>;
       code = answer<Answer>([&] { return call.callback(Task(*task)); });
     };
-    return call.carrier.runs(run) ? code : 1;
+    if (call.carrier.runs(run)) return code;
+    static_cast<void>(dualpipe_task_set_error(call.carrier.words().c_str()));
+    return 1;
   }
 };
 
@@ -141,6 +148,9 @@ public:
       runs(self, [](Transport &transport) { transport.withdraw(); });
     };
     in_c.last_error = [](void *self, char *text, std::size_t capacity) noexcept {
+      const TransportEnd &end = *static_cast<TransportEnd *>(self);
+      const std::string thrown = end.carrier_->words();
+      if (!thrown.empty()) return write(thrown, text, capacity);
       runs(self, [&](Transport &transport) { write(transport.last_error(), text, capacity); });
     };
     in_c.destroy = [](void *self) noexcept { delete static_cast<TransportEnd *>(self); };

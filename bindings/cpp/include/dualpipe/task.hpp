@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <exception>
 #include <optional>
+#include <string>
 #include <type_traits>
 #include <utility>
 
@@ -94,17 +95,19 @@ std::int32_t answer(F &&callback) {
   }
 }
 
-/// The words of what was thrown, for the step's error.
-inline void tell(const std::exception_ptr &thrown) noexcept {
+/// The words of what was thrown; "" if nothing was.
+inline std::string words(const std::exception_ptr &thrown) {
 #ifdef DUALPIPE_NO_EXCEPTIONS
   static_cast<void>(thrown);
+  return {};
 #else
+  if (thrown == nullptr) return {};
   try {
     std::rethrow_exception(thrown);
   } catch (const std::exception &why) {
-    static_cast<void>(dualpipe_task_set_error(why.what()));
+    return why.what();
   } catch (...) {
-    static_cast<void>(dualpipe_task_set_error("an exception that is no std::exception"));
+    return "an exception that is no std::exception";
   }
 #endif
 }
