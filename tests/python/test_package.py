@@ -68,12 +68,13 @@ def test_a_library_named_for_the_build_is_taken_as_it_is(root, tmp_path):
         assert archive.read("dualpipe/libdualpipe.so") == b"anything"
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 def test_the_readme_runs(root, monkeypatch, tmp_path):
     """Its blocks, one after the other, as one program."""
     monkeypatch.chdir(tmp_path)
     text = (root / "bindings" / "python" / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names = {}
     for block in blocks:
         if "weight" in block and "weight" not in names:
@@ -84,3 +85,4 @@ def test_the_readme_runs(root, monkeypatch, tmp_path):
     assert names["timeline"].makespan == 59.0
     assert (tmp_path / "dualpipe.svg").is_file()
     assert all(names["timelines"])
+    assert names["Wire"].network == {}  # all that was sent was received
