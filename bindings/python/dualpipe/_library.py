@@ -184,6 +184,34 @@ def _free(free: str, value: int | None, keep_alive: object) -> None:
     function(value)
 
 
+class Callbacks:
+    """Methods of an object of the caller's as C calls them, and the first exception that one of them raised."""
+
+    _raised: BaseException | None = None
+
+    def take_raised(self) -> BaseException | None:
+        """The first exception, once."""
+        raised, self._raised = self._raised, None
+        return raised
+
+    def _keep_raised(self, error: BaseException) -> None:
+        if self._raised is None:
+            self._raised = error
+
+
+def words_of(error: BaseException) -> str:
+    """Its type and what it says."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001, an exception that cannot be printed is still one
+        return type(error).__name__
+
+
+def to_c(text: str) -> bytes:
+    """A text as C can take it, without the NUL at its end."""
+    return text.encode("utf-8", "replace").replace(b"\0", b"?")
+
+
 def create(function: str, free: str, *arguments: Any, keep_alive: object = None) -> Handle:
     """Calls a create function, whose last argument is where the handle goes.
 

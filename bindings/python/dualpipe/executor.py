@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
 from . import _structs as s
-from ._library import Closing, TaskFunction, create, lib, read_text, uint32
+from ._library import Closing, TaskFunction, create, lib, read_text, to_c, uint32, words_of
 from .costs import nanoseconds, number
 from .cuda import GRAPH_STATES, Cuda, GraphState, Nccl
 from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
@@ -302,7 +302,7 @@ class _Step:
             return 0
         except BaseException as error:  # noqa: BLE001, the call that ends the step raises it
             self._raised = error
-            lib.dualpipe_task_set_error(_text(error))
+            lib.dualpipe_task_set_error(to_c(words_of(error)))
             return 1
         finally:
             _calling.executor = outer
@@ -314,11 +314,3 @@ _calling = threading.local()
 """``executor``: whose callback this thread is in."""
 _RUNNING: set[_Step] = set()
 """Started steps: C calls them until they have been waited for."""
-
-
-def _text(error: BaseException) -> bytes:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001, an exception that cannot be printed is still one
-        text = type(error).__name__
-    return text.encode("utf-8", "replace").replace(b"\0", b"?")

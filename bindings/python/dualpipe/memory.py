@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import _structs as s
+from ._library import Callbacks
 from .errors import InvalidArgument
 
 
@@ -35,12 +36,11 @@ class Memory:
         """The executor does not use a buffer any more, or a tensor that a task has set. Whoever has a view of it may."""
 
 
-class MemoryEnd:
+class MemoryEnd(Callbacks):
     """Memory as C calls it, what is in use, and what it has raised. It lives as long as its executor."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._raised: BaseException | None = None
         self._used: dict[int, Any] = {}
         self._next = 0
         self._functions = s.AllocateFunction(self._allocate), s.ReleaseFunction(self._release)
@@ -63,16 +63,6 @@ class MemoryEnd:
         """What is kept under a word."""
         return self._used.get(word)
 
-    def take_raised(self) -> BaseException | None:
-        """The first exception of its methods, once."""
-        raised, self._raised = self._raised, None
-        return raised
-
-    def _fail(self, error: BaseException) -> int:
-        if self._raised is None:
-            self._raised = error
-        return 1
-
     def _allocate(self, _: Any, num_bytes: int, data: Any, owner: Any) -> int:
         try:
             buffer = self._memory.allocate(num_bytes)
@@ -82,14 +72,15 @@ class MemoryEnd:
             owner[0] = self.keep(buffer)
             return 0
         except BaseException as error:  # noqa: BLE001, the step raises it
-            return self._fail(error)
+            self._keep_raised(error)
+            return 1
 
     def _release(self, _: Any, __: int, owner: int) -> None:
         try:
             tensor = self._used.pop(owner)
             self._memory.release(tensor)
         except BaseException as error:  # noqa: BLE001, the step raises it
-            self._fail(error)
+            self._keep_raised(error)
 
 
 def address_of(name: str, tensor: Any) -> int:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from . import _structs as s
+from ._library import Callbacks, to_c, words_of
 
 _OK, _AGAIN, _PEER_GONE, _FAILED = 0, 1, 2, 3
 _KINDS = {1: "activation", 2: "gradient"}
@@ -133,12 +134,11 @@ class Transport:
         """The executor has been closed: nothing is called any more."""
 
 
-class TransportEnd:
+class TransportEnd(Callbacks):
     """A transport as C calls it, and what it has raised. It lives as long as its executor."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._raised: BaseException | None = None
         self._requests: dict[int, Any] = {}
         self._next = 0
         self._functions = (
@@ -157,16 +157,10 @@ class TransportEnd:
         """The struct, which C copies; its functions are this object's."""
         return s.Transport(c.sizeof(s.Transport), 0, None, *self._functions)
 
-    def take_raised(self) -> BaseException | None:
-        """The first exception of its methods, once."""
-        raised, self._raised = self._raised, None
-        return raised
-
     def _fail(self, error: BaseException) -> int:
         if isinstance(error, ConnectionError):
             return _PEER_GONE
-        if self._raised is None:
-            self._raised = error
+        self._keep_raised(error)
         return _FAILED
 
     def _run(self, method: Any) -> None:
@@ -219,10 +213,10 @@ class TransportEnd:
 
     def _last_error(self, _: Any, text: int, capacity: int) -> None:
         error = self._raised
-        _write("" if error is None else f"{type(error).__name__}: {error}", text, capacity)
+        _write("" if error is None else words_of(error), text, capacity)
 
 
 def _write(text: str, to: int, capacity: int) -> None:
     """As much of a text as there is room for, and a NUL."""
-    encoded = text.encode("utf-8", "replace").replace(b"\0", b"?")[: capacity - 1] + b"\0"
+    encoded = to_c(text)[: capacity - 1] + b"\0"
     c.memmove(to, encoded, len(encoded))
