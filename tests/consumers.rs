@@ -7,23 +7,12 @@
 #[path = "support/library.rs"]
 mod library;
 
-use std::path::PathBuf;
 use std::process::Command;
 
-/// The files of a folder of tests/ with an extension, in order.
-fn programs(folder: &str, extension: &str) -> Vec<PathBuf> {
-    let folder = library::root().join("tests").join(folder);
-    let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let files = files.map(|file| file.expect("a file").path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
-    assert!(!files.is_empty(), "{} has no .{extension}", folder.display());
-    files.sort();
-    files
-}
-
 fn compile_and_run_all(standard: &str, folder: &str, extension: &str) {
-    let sources = programs(folder, extension);
+    let folder = library::root().join("tests").join(folder);
+    let sources = library::files(&folder, extension);
+    assert!(!sources.is_empty(), "{} has no .{extension}", folder.display());
     for source in &sources {
         let program = library::compile(standard, source);
         library::run(&mut Command::new(&program));

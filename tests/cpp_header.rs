@@ -8,7 +8,6 @@ mod debian;
 mod library;
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -20,18 +19,8 @@ fn include() -> PathBuf {
 /// The headers, dualpipe.hpp first.
 fn headers() -> Vec<PathBuf> {
     let mut headers = vec![include().join("dualpipe.hpp")];
-    headers.extend(files(&include().join("dualpipe"), "hpp"));
+    headers.extend(library::files(&include().join("dualpipe"), "hpp"));
     headers
-}
-
-/// The files of a folder with an extension, in order.
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let files = std::fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let files = files.map(|file| file.expect("a file").path());
-    let mut files: Vec<PathBuf> =
-        files.filter(|path| path.extension().is_some_and(|e| e == extension)).collect();
-    files.sort();
-    files
 }
 
 /// The compiler that the programs are made with.
@@ -44,8 +33,7 @@ fn compilers() -> Vec<(String, [&'static str; 3])> {
     let mut compilers = vec![(default_compiler(), ["c++17", "c++20", "c++2b"])];
     match debian::find_or_install(&["clang++"], &["clang"]) {
         Ok(()) => compilers.push(("clang++".into(), compilers[0].1)),
-        // Not by a macro: this must be seen, though the test passes.
-        Err(why) => writeln!(std::io::stderr(), "tests/cpp_header.rs: without clang: {why}").expect("stderr"),
+        Err(why) => debian::say(&format!("tests/cpp_header.rs: without clang: {why}")),
     }
     compilers
 }
@@ -72,7 +60,7 @@ fn compile(standard: &str, options: &[&str], sources: &[&Path]) -> PathBuf {
 }
 
 fn run_all(standard: &str, options: &[&str]) {
-    let sources = files(&library::root().join("tests/cpp/hpp"), "cpp");
+    let sources = library::files(&library::root().join("tests/cpp/hpp"), "cpp");
     let is_half = |source: &Path| source.to_string_lossy().ends_with("_other.cpp");
     let mut num_programs = 0;
     for source in sources.iter().filter(|source| !is_half(source)) {
@@ -162,7 +150,7 @@ struct Declared {
 fn declared_in_c() -> Declared {
     let functions = library::functions_in_headers().into_iter().map(|(name, _)| name).collect();
     let (mut constants, mut structs) = (BTreeSet::new(), BTreeSet::new());
-    for header in files(&library::include().join("dualpipe"), "h") {
+    for header in library::files(&library::include().join("dualpipe"), "h") {
         let text = std::fs::read_to_string(&header).expect("a header");
         for line in text.lines() {
             if let Some((name, _)) = line.trim().split_once(" = ") {

@@ -8,7 +8,6 @@ mod debian;
 #[path = "support/library.rs"]
 mod library;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -25,8 +24,7 @@ fn programs() -> Option<&'static Path> {
     FOLDER
         .get_or_init(|| {
             if let Err(why) = find_or_install_mpi() {
-                // Not by a macro: this must be seen, though the test passes.
-                writeln!(std::io::stderr(), "tests/mpi_trainer.rs: skipped: {why}").expect("stderr");
+                debian::say(&format!("tests/mpi_trainer.rs: skipped: {why}"));
                 return None;
             }
             let out = library::scratch().join("programs");

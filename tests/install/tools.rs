@@ -1,6 +1,5 @@
 //! CMake, Ninja and pkg-config: the machine's own, or else installed. Where one cannot be had, a test says so and ends.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -10,9 +9,9 @@ use crate::{debian, library};
 /// What bindings/cpp/CMakeLists.txt asks for.
 const CMAKE_OLDEST: (u32, u32) = (3, 20);
 
-/// Says that the test at a line is skipped, past the harness, which would hide it.
+/// Says that the test at a line is skipped.
 pub(crate) fn skip(line: u32, why: &str) {
-    let _ = writeln!(std::io::stderr(), "tests/install.rs:{line}: skipped: {why}");
+    debian::say(&format!("tests/install.rs:{line}: skipped: {why}"));
 }
 
 /// A program of CMake's (cmake, ctest), with a generator, and without what cargo has put into the environment.

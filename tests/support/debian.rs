@@ -1,5 +1,6 @@
 //! Programs that a test needs: the machine's own, or else those of Debian's packages, which root can install.
 
+use std::io::Write;
 use std::process::{Command, Stdio};
 
 /// Whether all programs are there, which may take an installation of packages.
@@ -24,6 +25,11 @@ pub(crate) fn find_or_install(programs: &[&str], packages: &[&str]) -> Result<()
         }
         None => Ok(()),
     }
+}
+
+/// Past the test harness, which would hide it: it must be seen, though the test passes.
+pub(crate) fn say(text: &str) {
+    writeln!(std::io::stderr(), "{text}").expect("stderr");
 }
 
 fn is_there(program: &str) -> bool {

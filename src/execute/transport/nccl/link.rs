@@ -222,8 +222,9 @@ impl End {
                 (Stage::Waiting, headers) => {
                     self.fork.iter().try_for_each(|mark| self.stream.wait(mark))?;
                     // What comes into a slot does not need the buffer yet.
-                    let after = message.after.iter().filter(|_| self.is_send || self.slot.is_none());
-                    after.into_iter().try_for_each(|mark| self.stream.wait(mark))?;
+                    let needs_buffer = self.is_send || self.slot.is_none();
+                    let mut after = message.after.iter().filter(|_| needs_buffer);
+                    after.try_for_each(|mark| self.stream.wait(mark))?;
                     match (headers, &self.slot) {
                         (Some(headers), _) => {
                             let (buffer, parts) = (message.buffer, &message.parts);
