@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable
 
@@ -40,3 +41,14 @@ def on_threads(count: int, run: Callable[[int], Any], seconds: float = 60.0) -> 
         thread.join(seconds)
     assert not any(thread.is_alive() for thread in threads), "a rank hangs"
     return results
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Any]:
+    """Processes with torch, for functions that are ranks of a group."""
+    pytest.importorskip("torch")
+    from ranks import Ranks
+
+    pool = Ranks()
+    yield pool
+    pool.close()

@@ -9,6 +9,10 @@
 Times are seconds, sizes bytes. Every failure is an :class:`Error` with the library's own words.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from . import eplb
 from ._library import set_log, set_progress, version
 from .costs import Costs
@@ -49,7 +53,30 @@ from .task import Pass, Task
 from .timeline import Timeline
 from .transport import Transfer, Transport
 
+if TYPE_CHECKING:
+    from .torch import (
+        DualPipe,
+        DualPipeV,
+        WeightGradStore,
+        set_p2p_tensor_dtype,
+        set_p2p_tensor_shapes,
+    )
+
 __version__ = version
+
+_OF_TORCH = frozenset(
+    ("DualPipe", "DualPipeV", "WeightGradStore", "set_p2p_tensor_dtype", "set_p2p_tensor_shapes"),
+)
+"""What DeepSeek's package has at its top. It needs torch, which is not loaded before one of them is asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OF_TORCH:
+        raise AttributeError(f"module 'dualpipe' has no attribute {name!r}")
+    from . import torch
+
+    return getattr(torch, name)
+
 
 __all__ = [
     "BufferTooSmall",
@@ -61,6 +88,8 @@ __all__ = [
     "CudaInfo",
     "DeviceFailed",
     "DeviceTensor",
+    "DualPipe",
+    "DualPipeV",
     "Error",
     "Executor",
     "Fault",
@@ -88,11 +117,14 @@ __all__ = [
     "Transport",
     "TransportFailed",
     "Unavailable",
+    "WeightGradStore",
     "cuda_available",
     "eplb",
     "nccl_unique_id",
     "nccl_version",
     "set_log",
+    "set_p2p_tensor_dtype",
+    "set_p2p_tensor_shapes",
     "set_progress",
     "version",
 ]

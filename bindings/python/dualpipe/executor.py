@@ -124,14 +124,7 @@ class Executor(Closing):
         :class:`~dualpipe.errors.Poisoned` after any of them. All other ranks end with an error too. While it waits for
         a peer it does not hear Ctrl-C; :meth:`start` and :meth:`wait` do.
         """
-        step = _Step(self, callback)
-        try:
-            lib.dualpipe_executor_step(self._handle, step.function, None)
-            failure = step.instead_of(None)
-        except Error as error:
-            failure = step.instead_of(error)
-        if failure is not None:
-            raise failure
+        self._step(lambda task: self._call_with(callback, task))
 
     def start(self, callback: Callback) -> None:
         """Like :meth:`step`, but on a thread of the executor's own, and returns at once; :meth:`wait` ends it, and
@@ -139,7 +132,7 @@ class Executor(Closing):
 
         Raises :class:`~dualpipe.errors.Busy` if a step is running or has not been waited for.
         """
-        step = _Step(self, callback)
+        step = _Step(self, lambda task: self._call_with(callback, task))
         _RUNNING.add(step)
         try:
             lib.dualpipe_executor_start(self._handle, step.function, None)
@@ -216,6 +209,24 @@ class Executor(Closing):
         self._handle.close()
         self._forget_started()
 
+    def _step(self, run: Callable[[Any], object]) -> None:
+        """:meth:`step` for who reads the struct: ``run`` gets the pointer to it."""
+        step = _Step(self, run)
+        try:
+            lib.dualpipe_executor_step(self._handle, step.function, None)
+            failure = step.instead_of(None)
+        except Error as error:
+            failure = step.instead_of(error)
+        if failure is not None:
+            raise failure
+
+    def _call_with(self, callback: Callback, pointer: Any) -> None:
+        task = Task(pointer.contents, self._handle, self._memory)
+        try:
+            callback(task)
+        finally:
+            task._end()
+
     def _has_ended(self, seconds: float) -> bool:
         """Waits for the started step; raises what ended it. False if it is still running."""
         failure: BaseException | None = None
@@ -267,10 +278,10 @@ def _specs(tensors: Sequence[TensorLike]) -> Any:
 
 
 class _Step:
-    """The callback of one step, as C calls it, and what it has raised."""
+    """What runs the tasks of one step, as C calls it, and what it has raised."""
 
-    def __init__(self, executor: Executor, callback: Callback) -> None:
-        self._executor, self._callback = executor, callback
+    def __init__(self, executor: Executor, run: Callable[[Any], object]) -> None:
+        self._executor, self._task = executor, run
         self._raised: BaseException | None = None
         self.function = TaskFunction(self._run)
 
@@ -295,10 +306,8 @@ class _Step:
     def _run(self, _: Any, pointer: Any) -> int:
         outer = getattr(_calling, "executor", None)
         _calling.executor = self._executor
-        task = None
         try:
-            task = Task(pointer.contents, self._executor._handle, self._executor._memory)
-            self._callback(task)
+            self._task(pointer)
             return 0
         except BaseException as error:  # noqa: BLE001, the call that ends the step raises it
             self._raised = error
@@ -306,8 +315,6 @@ class _Step:
             return 1
         finally:
             _calling.executor = outer
-            if task is not None:
-                task._end()
 
 
 _calling = threading.local()

@@ -99,4 +99,4 @@ def address_of(name: str, tensor: Any) -> int:
 def size_of(tensor: Any) -> int:
     """Bytes of its elements."""
     itemsize = tensor.element_size() if hasattr(tensor, "element_size") else tensor.dtype.itemsize
-    return math.prod(tensor.shape) * int(itemsize)
+    return int(math.prod(tensor.shape)) * int(itemsize)

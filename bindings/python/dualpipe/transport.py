@@ -18,70 +18,99 @@ _WAIT_MAX = 50e-6
 class Transfer:
     """One tensor of one message, to be sent or received."""
 
-    __slots__ = (
-        "channel",
-        "data",
-        "device",
-        "direction",
-        "kind",
-        "microbatch",
-        "num_bytes",
-        "peer",
-        "stage",
-        "step",
-        "stream",
-        "tag",
-        "tensor",
-        "to_stage",
-    )
-
-    peer: int
-    """The other rank."""
-    channel: int
-    """Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
-    over all; a transport may rely on that instead of the tag."""
-    tag: int
-    """A number of its own for each tensor of each message of each step, below 2^56, the same on both sides."""
-    kind: str
-    """"activation" or "gradient"."""
-    direction: int
-    """The direction of the pass that made the message."""
-    stage: int
-    """The stage that made it."""
-    to_stage: int
-    """The stage that it goes to."""
-    microbatch: int
-    """The micro-batch, counted within its direction."""
-    tensor: int
-    """Which of the message's tensors, from 0."""
-    step: int
-    """In which step of the executor, modulo 65536."""
-    num_bytes: int
-    """How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as such."""
-    data: Any
-    """The bytes, a memoryview [num_bytes] of the executor's memory, without a copy, to be read by send and written by
-    receive until the transfer has ended or was withdrawn. On a CUDA device the address, an int."""
-    stream: int | None
-    """On a CUDA device, the stream in whose order the transfer is: send and receive enqueue it there and return, and
-    test is never called. None on the host."""
-    device: int
-    """On a CUDA device, which one."""
+    __slots__ = ("_data", "_struct")
 
     def __init__(self, transfer: s.Transfer) -> None:
         """Not to be called by users: ``transfer`` is the library's, for the time of the callback."""
-        message = transfer.message
-        self.peer, self.channel, self.tag = transfer.peer, transfer.channel, transfer.tag
-        self.kind, self.to_stage = _KINDS[message.kind], message.to_stage
-        which = getattr(message, "pass")
-        self.direction, self.stage, self.microbatch = which.direction, which.stage, which.microbatch
-        self.tensor, self.step, self.num_bytes = transfer.tensor, transfer.step, transfer.num_bytes
-        self.stream, self.device = transfer.stream, transfer.device
-        if self.stream is not None:
-            self.data = transfer.data or 0
-        elif self.num_bytes == 0:
-            self.data = memoryview(bytearray())
-        else:
-            self.data = memoryview((c.c_char * self.num_bytes).from_address(transfer.data)).cast("B")
+        self._struct = s.Transfer.from_buffer_copy(transfer)
+        self._data: Any = None
+
+    @property
+    def peer(self) -> int:
+        """The other rank."""
+        return int(self._struct.peer)
+
+    @property
+    def channel(self) -> int:
+        """Direction and kind of the message, 0 to 3. Two ranks send and receive in the same order, within a channel and
+        over all; a transport may rely on that instead of the tag."""
+        return int(self._struct.channel)
+
+    @property
+    def tag(self) -> int:
+        """A number of its own for each tensor of each message of each step, below 2^56, the same on both sides."""
+        return int(self._struct.tag)
+
+    @property
+    def kind(self) -> str:
+        """"activation" or "gradient"."""
+        return _KINDS[self._struct.message.kind]
+
+    @property
+    def direction(self) -> int:
+        """The direction of the pass that made the message."""
+        return int(self._pass.direction)
+
+    @property
+    def stage(self) -> int:
+        """The stage that made it."""
+        return int(self._pass.stage)
+
+    @property
+    def to_stage(self) -> int:
+        """The stage that it goes to."""
+        return int(self._struct.message.to_stage)
+
+    @property
+    def microbatch(self) -> int:
+        """The micro-batch, counted within its direction."""
+        return int(self._pass.microbatch)
+
+    @property
+    def tensor(self) -> int:
+        """Which of the message's tensors, from 0."""
+        return int(self._struct.tensor)
+
+    @property
+    def step(self) -> int:
+        """In which step of the executor, modulo 65536."""
+        return int(self._struct.step)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes to send, or at most to receive. An absent gradient is sent as 0 bytes, and must arrive as
+        such."""
+        return int(self._struct.num_bytes)
+
+    @property
+    def data(self) -> Any:
+        """The bytes, a memoryview [num_bytes] of the executor's memory, without a copy, to be read by send and written
+        by receive until the transfer has ended or was withdrawn. On a CUDA device the address, an int."""
+        if self._data is None:
+            address, num_bytes = self._struct.data, self._struct.num_bytes
+            if self._struct.stream is not None:
+                self._data = address or 0
+            elif num_bytes == 0:
+                self._data = memoryview(bytearray())
+            else:
+                self._data = memoryview((c.c_char * num_bytes).from_address(address)).cast("B")
+        return self._data
+
+    @property
+    def stream(self) -> int | None:
+        """On a CUDA device, the stream in whose order the transfer is: send and receive enqueue it there and return, and
+        test is never called. None on the host."""
+        stream: int | None = self._struct.stream
+        return stream
+
+    @property
+    def device(self) -> int:
+        """On a CUDA device, which one."""
+        return int(self._struct.device)
+
+    @property
+    def _pass(self) -> Any:
+        return getattr(self._struct.message, "pass")
 
     def __repr__(self) -> str:
         what = f"{self.kind} of micro-batch {self.microbatch} from stage {self.stage} to {self.to_stage}"

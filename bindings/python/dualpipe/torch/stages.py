@@ -1,0 +1,221 @@
+"""The modules of a rank as what an executor's tasks run: forward, backward for input, backward for weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+import torch
+from torch import nn
+
+from ..errors import InvalidArgument
+from ..schedule import Schedule
+from .data_parallel import unwrapped
+from .engine import Compute, MaybeTensors, Tensors, TensorSpec
+from .weight_grads import WeightGradStore, modules_with_backward_dw, run_backward
+
+
+class Pass:
+    """What is kept of one micro-batch at one stage from F to B, and from I to W."""
+
+    __slots__ = ("inputs", "loss", "outputs", "weight_grads")
+
+    def __init__(self, inputs: Sequence[Any], outputs: Any, loss: torch.Tensor | None) -> None:
+        self.inputs, self.outputs, self.loss = inputs, outputs, loss
+        self.weight_grads: list[Callable[[], Any]] = []
+
+
+class Batch:
+    """What a step is about, on one rank; inputs and labels by direction and micro-batch, where they enter and leave."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[int, list[tuple[Any, ...]]] = {}
+        self.labels: dict[int, list[tuple[Any, ...]]] = {}
+        self.criterion: Callable[..., torch.Tensor] | None = None
+        self.keeps_outputs = False
+        self.losses: dict[int, torch.Tensor] = {}
+        """By micro-batch, of the direction that ends on this rank."""
+        self.outputs: dict[int, Any] = {}
+
+
+class Stages(Compute):
+    """The ``modules`` of one rank by parameter copy.
+
+    ``names``: of the tensors of a boundary, if stages give dicts and take keyword arguments. ``frees_outputs``: an
+    output's memory is given back when it has been sent, and only its graph is kept, as DeepSeek's and Megatron's do.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        schedule: Schedule,
+        rank: int,
+        specs: Sequence[TensorSpec],
+        names: Sequence[str] | None,
+        frees_outputs: bool,
+    ) -> None:
+        self.batch = Batch()
+        self.stage_of = [stages_of(schedule, rank)[copy] for copy in range(len(modules))]
+        self.when_final: Callable[[int, int], None] = lambda copy, peer: None
+        self._modules, self._names, self._frees_outputs = list(modules), names, frees_outputs
+        self._trains = not schedule.forward_only
+        self._has_gradient = [spec.has_gradient for spec in specs]
+        last = schedule.stages - 1
+        self._is_first = [stage == 0 for _, stage in self.stage_of]
+        self._is_last = [stage == last for _, stage in self.stage_of]
+        self._backward_dw = [modules_with_backward_dw(one) for one in modules]
+        kinds = {type(unwrapped(one)) for one in modules}
+        overlap = getattr(next(iter(kinds)), "overlapped_forward_backward", None)
+        self._overlap = overlap if len(kinds) == 1 and self._trains else None
+        self._passes: dict[tuple[int, int], Pass] = {}
+        self._empty = torch.empty(0)
+
+    def begin(self, batch: Batch) -> None:
+        """Before a step."""
+        self.batch = batch
+        self._passes.clear()
+        WeightGradStore.clear()
+
+    def forward(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[torch.Tensor]:
+        entered = self._enter(copy, microbatch, inputs)
+        module, names = self._modules[copy], self._names_at(copy)
+        outputs = module(*entered) if names is None else module(**dict(zip(names, entered)))
+        return self._leave(copy, microbatch, entered, outputs, self._loss_of(copy, microbatch, outputs))
+
+    def backward(self, copy: int, microbatch: int, output_grads: MaybeTensors, for_input_only: bool) -> MaybeTensors:
+        one = self._passes[copy, microbatch]
+        WeightGradStore.enabled = for_input_only
+        try:
+            if self._is_last[copy]:
+                assert one.loss is not None
+                one.loss.backward()  # type: ignore[no-untyped-call]
+                one.loss.detach_()
+            else:
+                pairs = _with_gradients(one.outputs, output_grads)
+                if pairs[0]:
+                    run_backward(*pairs)
+        finally:
+            WeightGradStore.enabled = False
+        if for_input_only:
+            one.weight_grads = WeightGradStore.take()
+        else:
+            del self._passes[copy, microbatch]
+            self._run_backward_dw(copy)
+        grads = self._input_grads(copy, one)
+        one.inputs = one.outputs = ()
+        one.loss = None
+        return grads
+
+    def backward_weight(self, copy: int, microbatch: int) -> None:
+        for func in self._passes.pop((copy, microbatch)).weight_grads:
+            func()
+        self._run_backward_dw(copy)
+
+    def forward_backward(
+        self, forward: tuple[int, int, Tensors], backward: tuple[int, int, MaybeTensors]
+    ) -> tuple[Sequence[torch.Tensor], MaybeTensors]:
+        if self._overlap is None:
+            return super().forward_backward(forward, backward)
+        copy0, microbatch0, inputs = forward
+        copy1, microbatch1, output_grads = backward
+        entered = self._enter(copy0, microbatch0, inputs)
+        names0 = self._names_at(copy0)
+        inputs0: Any = entered if names0 is None else dict(zip(names0, entered))
+        criterion0 = self.batch.criterion if self._is_last[copy0] else None
+        labels0 = self._labels_of(copy0, microbatch0) if criterion0 is not None else []
+        one = self._passes.pop((copy1, microbatch1))
+        loss1 = one.loss if self._is_last[copy1] else None
+        outputs1, grads1 = ([], []) if self._is_last[copy1] else _with_gradients(one.outputs, output_grads)
+        module0, module1 = unwrapped(self._modules[copy0]), unwrapped(self._modules[copy1])
+        outputs0, loss0 = self._overlap(module0, inputs0, criterion0, labels0, module1, loss1, outputs1, grads1)
+        outputs = self._leave(copy0, microbatch0, entered, outputs0, loss0 if criterion0 is not None else None)
+        self._run_backward_dw(copy1)
+        return outputs, self._input_grads(copy1, one)
+
+    def reduce_grads(self, copy: int, peer: int) -> None:
+        self.when_final(copy, peer)
+
+    def release(self, tensor: torch.Tensor) -> None:
+        # Only an output has a graph. Its memory may be in a larger tensor's: then it is that one's.
+        if self._frees_outputs and tensor.grad_fn is not None and tensor._base is None:
+            tensor.data = self._empty
+
+    def _names_at(self, copy: int) -> Sequence[str] | None:
+        """The keywords of a stage's inputs; None if they go by position, as the first stage's do."""
+        return None if self._is_first[copy] else self._names
+
+    def _enter(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[Any]:
+        if self._is_first[copy]:
+            direction = self.stage_of[copy][0]
+            return self.batch.inputs[direction][microbatch]
+        if self._trains:
+            for one, has_gradient in zip(inputs, self._has_gradient):
+                if has_gradient:
+                    one.requires_grad_()
+        return inputs
+
+    def _labels_of(self, copy: int, microbatch: int) -> Sequence[Any]:
+        return self.batch.labels[self.stage_of[copy][0]][microbatch]
+
+    def _loss_of(self, copy: int, microbatch: int, outputs: Any) -> torch.Tensor | None:
+        criterion = self.batch.criterion
+        if not self._is_last[copy] or criterion is None:
+            return None
+        labels = self._labels_of(copy, microbatch)
+        if isinstance(outputs, (tuple, list)):
+            return criterion(*outputs, *labels)
+        return criterion(outputs, *labels)
+
+    def _leave(
+        self, copy: int, microbatch: int, inputs: Sequence[Any], outputs: Any, loss: torch.Tensor | None
+    ) -> Sequence[torch.Tensor]:
+        if self._is_last[copy]:
+            if loss is not None:
+                self.batch.losses[microbatch] = loss
+            if self.batch.keeps_outputs:
+                self.batch.outputs[microbatch] = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+            sent: Sequence[torch.Tensor] = ()
+        else:
+            sent = self._in_order(copy, outputs)
+        if self._trains:
+            self._passes[copy, microbatch] = Pass(inputs, sent, loss)
+        return sent
+
+    def _in_order(self, copy: int, outputs: Any) -> Sequence[torch.Tensor]:
+        """The tensors of a boundary, of what a module gave."""
+        if isinstance(outputs, torch.Tensor):
+            return (outputs,)
+        if isinstance(outputs, Mapping):
+            if self._names is None or set(outputs) != set(self._names):
+                names = "the boundary has no names" if self._names is None else f"must give {list(self._names)}"
+                raise InvalidArgument(f"stage {self.stage_of[copy][1]} gave a dict of {list(outputs)}, {names}")
+            return tuple(outputs[name] for name in self._names)
+        if not isinstance(outputs, (tuple, list)):
+            raise TypeError(f"stage {self.stage_of[copy][1]} gave {type(outputs).__name__}, must give tensors")
+        return tuple(outputs)
+
+    def _input_grads(self, copy: int, one: Pass) -> MaybeTensors:
+        return () if self._is_first[copy] else tuple(tensor.grad for tensor in one.inputs)
+
+    def _run_backward_dw(self, copy: int) -> None:
+        for module in self._backward_dw[copy]:
+            module.backward_dw()  # type: ignore[operator]
+
+
+def _with_gradients(
+    outputs: Sequence[torch.Tensor], grads: MaybeTensors
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The outputs that have a graph and a gradient, and these."""
+    pairs = [(one, grad) for one, grad in zip(outputs, grads) if grad is not None and one.requires_grad]
+    return [one for one, _ in pairs], [grad for _, grad in pairs]
+
+
+def stages_of(schedule: Schedule, rank: int) -> list[tuple[int, int]]:
+    """(direction, stage) of each of a rank's parameter copies."""
+    held = [
+        (direction, stage)
+        for direction in range(schedule.directions)
+        for stage in range(schedule.stages)
+        if schedule.rank_of(stage, direction) == rank
+    ]
+    return held
