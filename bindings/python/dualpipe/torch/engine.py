@@ -123,8 +123,10 @@ class Engine:
             )
             options["nccl"] = Nccl(_shared_unique_id(schedule, group, ranks))
         elif self._device.type == "cpu":
+            self._link = link_of(group)
+            self._link.agree(f"{schedule!r} of {self._specs}", timeout)
             has_gradient = [spec.has_gradient for spec in self._specs]
-            options["transport"] = ProcessGroupTransport(link_of(group), ranks, has_gradient)
+            options["transport"] = ProcessGroupTransport(self._link, ranks, has_gradient)
         else:
             raise InvalidArgument(f"device is {self._device}, must be cpu or cuda")
         self._executor = Executor(schedule, rank, **options)
@@ -139,7 +141,11 @@ class Engine:
         """
         self._at = 0
         if self._stream is None:
-            return self._executor._step(self._run)
+            try:
+                return self._executor._step(self._run)
+            except BaseException:
+                self._link.break_off(())
+                raise
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         try:

@@ -45,7 +45,8 @@ def _split(value: Any, count: int, dim: int, name: str) -> Sequence[Any]:
 
 
 def gather(outputs: Sequence[Any], dim: int) -> Any:
-    """What all micro-batches gave, along ``dim``: a tensor, or a tuple or dict as each of them gave."""
+    """What all micro-batches gave, along ``dim``: a tensor, or a tuple or dict as each of them gave. What differs in other
+    dimensions stays a list, of one for each micro-batch."""
     first = outputs[0]
     if isinstance(first, Mapping):
         return {key: _join([one[key] for one in outputs], dim) for key in first}
@@ -58,5 +59,7 @@ def _join(parts: Sequence[Any], dim: int) -> Any:
         return None
     if len(parts) == 1:
         return parts[0]
-    # A number for each micro-batch, such as a loss, has no batch dimension.
-    return torch.stack(tuple(parts)) if parts[0].dim() == 0 else torch.cat(tuple(parts), dim)
+    if parts[0].dim() == 0:  # a number for each micro-batch has no batch dimension
+        return torch.stack(tuple(parts))
+    is_uneven = len({(*one.shape[:dim], *one.shape[dim:][1:]) for one in parts}) > 1
+    return list(parts) if is_uneven else torch.cat(tuple(parts), dim)

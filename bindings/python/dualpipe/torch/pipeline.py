@@ -49,7 +49,7 @@ class Pipeline(nn.Module):
     only; say False if a stage's output is also read by a later op of that stage's own graph.
 
     Modules wrapped in DistributedDataParallel or fully_shard have their gradients reduced once in a step, when all
-    micro-batches have been added; ``DistributedDataParallel.no_sync`` around a step is heard.
+    micro-batches have been added; ``DistributedDataParallel.no_sync`` around a step is the same as ``sync_gradients=False``.
 
     All ranks create it at the same point of their program and run the same steps; it is for one thread. Raises
     :class:`~dualpipe.errors.InvalidArgument`, TypeError.
@@ -105,6 +105,7 @@ class Pipeline(nn.Module):
         return_outputs: bool = False,
         return_timeline: bool = False,
         microbatch_shapes: Sequence[Shapes] | None = None,
+        sync_gradients: bool = True,
     ) -> Any:
         """A step of training or, under ``torch.no_grad``, of inference. Every rank calls it.
 
@@ -115,11 +116,13 @@ class Pipeline(nn.Module):
         stage is. With two directions the rank that has one direction's inputs has the other's labels.
         ``return_outputs``, ``return_timeline``: see below. ``microbatch_shapes``: for each micro-batch, first those of
         direction 0, what it hands from stage to stage where that differs from ``set_p2p_tensor_shapes``; on every rank
-        the same.
+        the same. ``sync_gradients``: False adds up only, for all but the last of several steps before an optimizer's:
+        nothing is reduced, neither over data parallel ranks nor by ``reduce_gradients``.
 
         Returns (loss, outputs), with ``return_timeline`` (loss, outputs, timeline). loss: [micro-batches of the
         direction that ends here], where the last stage is, else None. outputs: those of the last stage, joined along
-        the batch dimension, where that is and if asked for, else None. timeline: the rank's :class:`dualpipe.Timeline`
+        the batch dimension (a list of micro-batches if their other sizes differ), where that is and if asked for, else
+        None. timeline: the rank's :class:`dualpipe.Timeline`
         of this step.
 
         Raises InvalidArgument and TypeError before anything runs; what a module or the criterion raised; and with rank,
@@ -132,7 +135,7 @@ class Pipeline(nn.Module):
         batch = self._batch(ready, inputs, criterion, labels, forward_only)
         batch.keeps_outputs = bool(return_outputs)
         self._set_shapes(ready, microbatch_shapes)
-        self._run(ready, batch, forward_only)
+        self._run(ready, batch, forward_only, sync_gradients)
         loss, outputs = self._results(batch)
         if not return_timeline:
             return loss, outputs
@@ -148,13 +151,13 @@ class Pipeline(nn.Module):
         for one in ready.values():
             one.engine.close()
 
-    def _run(self, ready: _Ready, batch: Batch, forward_only: bool) -> None:
+    def _run(self, ready: _Ready, batch: Batch, forward_only: bool, sync_gradients: bool) -> None:
         ready.stages.begin(batch)
         ready.stages.when_final = self._when_final
         self._reduced.clear()
         try:
             with ExitStack() as stack:
-                self._syncs = [_syncs(one) for one in self.module]
+                self._syncs = [sync_gradients and _syncs(one) for one in self.module]
                 if not forward_only:
                     for one in self._data_parallel:
                         stack.enter_context(one.held_back())
@@ -173,7 +176,7 @@ class Pipeline(nn.Module):
 
     def _when_final(self, copy: int, peer: int) -> None:
         self._reduce_data_parallel(copy)
-        if self._reduction is not None:
+        if self._reduction is not None and all(self._syncs):
             self._reduction.start(copy, peer)
 
     def _reduce_data_parallel(self, copy: int) -> None:

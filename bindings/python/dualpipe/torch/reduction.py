@@ -13,8 +13,8 @@ from torch import nn
 from ..errors import Timeout
 from .transport import link_of
 
-_TAG = 16
-"""Of a message of gradients, with its stage: above the executor's channels."""
+_TAG = 2**30 + 1
+"""Of a message of gradients, with its stage: above the transport's."""
 
 
 class PairReduction:
@@ -66,7 +66,7 @@ class PairReduction:
             if self._is_host:
                 link = link_of(self._group)
                 where = self._ranks[peer], tag
-                works = [link.group.send([mine], *where), link.group.recv([theirs], *where)]
+                works = [link.gloo.send([mine], *where), link.gloo.recv([theirs], *where)]
             else:
                 rank = dist.get_global_rank(self._group, self._ranks[peer])
                 ops = [

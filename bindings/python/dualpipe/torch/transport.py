@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,40 +12,56 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, Timeout
 from ..transport import Transfer, Transport
 
 
 class Link:
-    """A gloo group of the pipeline's own, of the ranks of ``group``, so that its messages mix with nobody's and so that
-    a failure can end it without ending the caller's group.
+    """The gloo connections of a pipeline, between the ranks of ``group``: its own, so that its messages mix with nobody's
+    and so that a failure can end them without ending the caller's group.
 
     All ranks of ``group`` create one at the same point of their program. Gloo cannot give up a single transfer: a rank
     that fails closes its connections, which the others hear at once, and the link is then of no more use.
     """
 
-    def __init__(self, group: dist.ProcessGroup) -> None:
+    def __init__(self, group: dist.ProcessGroup, incarnation: int) -> None:
         ranks = dist.get_process_group_ranks(group)
-        own: Any = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
-        self.group: dist.ProcessGroup = own
-        self.rank = dist.get_rank(own)
-        self.size = len(ranks)
+        self.rank, self.size = dist.get_rank(group), len(ranks)
         self.is_broken = False
-        # The one place where a group's words for its other ranks can be left.
-        self._store = PrefixStore(f"dualpipe/{own.group_name}", dist.distributed_c10d._get_default_store())
+        # Not by new_group: torch numbers groups, and a group that only some ranks make puts the numbers out of step.
+        name = f"dualpipe/{'-'.join(map(str, ranks))}/{incarnation}"
+        self._store = PrefixStore(name, dist.distributed_c10d._get_default_store())
+        self.gloo: Any = dist.ProcessGroupGloo(self._store, self.rank, self.size, _CONNECT_MAX)
         self._kept: list[Any] = []
+
+    def agree(self, what: str, timeout: float) -> None:
+        """Every rank says the same, or InvalidArgument. All ranks of the link call it."""
+        mine = torch.frombuffer(bytearray(hashlib.sha256(what.encode()).digest()), dtype=torch.uint8)
+        of_all = [torch.empty_like(mine) for _ in range(self.size)]
+        try:
+            self.gloo.allgather([of_all], [mine]).wait(datetime.timedelta(seconds=timeout))
+        except RuntimeError as error:
+            self.break_off(())
+            raise Timeout(f"not all ranks were there after {timeout:g} s for: {what}") from error
+        others = [rank for rank, digest in enumerate(of_all) if not torch.equal(digest, mine)]
+        if others:
+            raise InvalidArgument(
+                f"ranks {others} of the group want another step than rank {self.rank}, which has {what}"
+            )
 
     def break_off(self, in_flight: Iterable[Any]) -> None:
         """Closes the connections to all ranks. Afterwards no memory of a transfer is touched, as far as gloo goes; to be
         safe ``in_flight`` is kept for good."""
         self._kept.extend(in_flight)
-        if self.is_broken or self.size == 1:
+        if self.is_broken:
             return
         self.is_broken = True
+        if self.size == 1:
+            return
         try:
             # A wait that runs out is what makes gloo close all connections of a group.
             peer = (self.rank + 1) % self.size
-            self.group.recv([torch.empty(1)], peer, _NO_SENDER).wait(datetime.timedelta(milliseconds=1))
+            self.gloo.recv([torch.empty(1)], peer, _NO_SENDER).wait(datetime.timedelta(milliseconds=1))
         except RuntimeError:
             pass
 
@@ -62,10 +78,12 @@ class Link:
         return int(rank), text
 
 
+_CONNECT_MAX = datetime.timedelta(seconds=60)
+"""How long ranks may take to come."""
 _NO_SENDER = 2**31 - 1
 """A tag that nobody sends with."""
 
-_links: dict[tuple[int, ...], tuple[Any, Link]] = {}
+_links: dict[tuple[int, ...], tuple[Any, int, Link]] = {}
 
 
 def link_of(group: dist.ProcessGroup) -> Link:
@@ -74,12 +92,10 @@ def link_of(group: dist.ProcessGroup) -> Link:
     Pipelines of the same ranks share it, so they take turns, in the same order on every rank.
     """
     ranks = tuple(dist.get_process_group_ranks(group))
-    world, link = _links.get(ranks, (None, None))
+    world, incarnation, link = _links.get(ranks, (None, 0, None))
     if link is None or link.is_broken or world is not dist.group.WORLD:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            link = Link(group)
-        _links[ranks] = dist.group.WORLD, link
+        link = Link(group, incarnation)
+        _links[ranks] = dist.group.WORLD, incarnation + 1, link
     return link
 
 
@@ -107,17 +123,17 @@ class ProcessGroupTransport(Transport):
     def __init__(self, link: Link, link_ranks: Sequence[int], has_gradient: Sequence[bool]) -> None:
         if sorted(link_ranks) != list(range(link.size)):
             raise InvalidArgument(f"link_ranks is {list(link_ranks)}, must be a permutation of 0 to {link.size - 1}")
-        self._link, self._group = link, link.group
+        self._link, self._gloo = link, link.gloo
         self._link_ranks, self._has_gradient = list(link_ranks), list(has_gradient)
         self._in_flight: set[_Request] = set()
         self._awaited: _Request | None = None
         self._may_be_told = False
 
     def send(self, transfer: Transfer) -> _Request:
-        return self._post(transfer, self._group.send)
+        return self._post(transfer, self._gloo.send)
 
     def receive(self, transfer: Transfer) -> _Request:
-        return self._post(transfer, self._group.recv)
+        return self._post(transfer, self._gloo.recv)
 
     def test(self, request: _Request) -> int | None:
         if request.is_done:
@@ -169,8 +185,9 @@ class ProcessGroupTransport(Transport):
             return _Request(None, None, 0)
         tensor = torch.frombuffer(transfer.data, dtype=torch.uint8)
         try:
-            # Gloo keeps order for each pair of ranks and tag, as the executor does for each channel.
-            work = start([tensor], self._link_ranks[raw.peer], channel)
+            # Gloo keeps order for each pair of ranks and tag, as the executor does for each channel. The size is in the
+            # tag, too: gloo ends the process when another size comes than was expected.
+            work = start([tensor], self._link_ranks[raw.peer], channel + 4 * (num_bytes % 2**28))
         except RuntimeError as error:
             self._may_be_told = True
             raise _error(str(error)) from error
