@@ -79,7 +79,7 @@ def test_what_a_module_raises_is_heard_by_all_and_the_next_step_runs(ranks, size
         if rank == at:
             assert kinds[0] == "ValueError" and text == "the model has had enough"
         else:
-            assert kinds[0] == "PeerFailed" and f"rank {at}, instruction" in text
+            assert kinds[0] == "PeerFailed" and f"rank {at}, instruction" in text, text
             assert "ValueError: the model has had enough" in text
 
 

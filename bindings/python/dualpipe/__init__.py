@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import eplb
+from . import _ask_doctor, eplb  # noqa: F401
 from ._library import set_log, set_progress, version
 from .costs import Costs
 from .cuda import (

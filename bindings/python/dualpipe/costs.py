@@ -6,14 +6,17 @@ import ctypes as c
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from . import _structs as s
 from .errors import InvalidArgument
 
-Seconds = Union[float, Sequence[float]]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+Seconds = Union[float, Sequence[float], "npt.NDArray[Any]"]
 """One time for all stages, or one for each."""
-Bytes = Union[int, Sequence[int]]
+Bytes = Union[int, Sequence[int], "npt.NDArray[Any]"]
 """One number of bytes for all stages, or one for each."""
 
 SECONDS_MAX = 1000.0

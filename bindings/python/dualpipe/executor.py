@@ -14,11 +14,11 @@ from ._library import Closing, TaskFunction, create, lib, read_text, to_c, uint3
 from .costs import nanoseconds, number
 from .cuda import GRAPH_STATES, Cuda, GraphState, Nccl
 from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
-from .memory import Memory, MemoryEnd
+from .memory import Memory
 from .schedule import Program, Schedule
 from .task import Task, TensorLike, tensor_spec
 from .timeline import Timeline
-from .transport import Transport, TransportEnd
+from .transport import Transport
 
 Callback = Callable[[Task], object]
 """Runs one task. What it returns does not matter; what it raises ends the step on all ranks."""
@@ -96,10 +96,10 @@ class Executor(Closing):
         options = s.ExecutorOptions(c.sizeof(s.ExecutorOptions), len(specs), specs, timeout_ns)
         if inproc is not None:
             options.inproc = inproc._handle._as_parameter_
-        end = None if transport is None else TransportEnd(transport)
+        end = None if transport is None else transport._end()
         if end is not None:
             options.transport = c.pointer(end.table())
-        own = None if memory is None else MemoryEnd(memory)
+        own = None if memory is None else memory._end()
         if own is not None:
             options.memory = c.pointer(own.table())
         if cuda is not None:

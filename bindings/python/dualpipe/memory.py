@@ -35,6 +35,9 @@ class Memory:
     def release(self, buffer: Any) -> None:
         """The executor does not use a buffer any more, or a tensor that a task has set. Whoever has a view of it may."""
 
+    def _end(self) -> MemoryEnd:
+        return MemoryEnd(self)
+
 
 class MemoryEnd(Callbacks):
     """Memory as C calls it, what is in use, and what it has raised. It lives as long as its executor."""

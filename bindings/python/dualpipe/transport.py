@@ -43,7 +43,7 @@ class Transfer:
 
     @property
     def kind(self) -> str:
-        """"activation" or "gradient"."""
+        """ "activation" or "gradient"."""
         return _KINDS[self._struct.message.kind]
 
     @property
@@ -162,6 +162,9 @@ class Transport:
     def close(self) -> None:
         """The executor has been closed: nothing is called any more."""
 
+    def _end(self) -> TransportEnd:
+        return TransportEnd(self)
+
 
 class TransportEnd(Callbacks):
     """A transport as C calls it, and what it has raised. It lives as long as its executor."""
@@ -171,10 +174,10 @@ class TransportEnd(Callbacks):
         self._requests: dict[int, Any] = {}
         self._next = 0
         self._functions = (
-            s.PostFunction(lambda _, transfer, request: self._post(transport.send, transfer, request)),
-            s.PostFunction(lambda _, transfer, request: self._post(transport.receive, transfer, request)),
+            s.PostFunction(self._send),
+            s.PostFunction(self._receive),
             s.TestFunction(self._test),
-            s.WaitFunction(lambda _, timeout_ns: self._run(lambda: transport.wait(timeout_ns * 1e-9))),
+            s.WaitFunction(self._wait),
             s.PollFunction(self._poll_abort),
             s.AbortFunction(self._abort),
             s.DoneFunction(self._withdraw),
@@ -197,6 +200,12 @@ class TransportEnd(Callbacks):
             method()
         except BaseException as error:  # noqa: BLE001, the step raises it
             self._fail(error)
+
+    def _send(self, _: Any, transfer: Any, request: Any) -> int:
+        return self._post(self._transport.send, transfer, request)
+
+    def _receive(self, _: Any, transfer: Any, request: Any) -> int:
+        return self._post(self._transport.receive, transfer, request)
 
     def _post(self, method: Any, transfer: Any, request: Any) -> int:
         try:
@@ -221,9 +230,15 @@ class TransportEnd(Callbacks):
         except BaseException as error:  # noqa: BLE001, the step raises it
             return self._fail(error)
 
+    def _wait(self, _: Any, timeout_ns: int) -> None:
+        self._run(lambda: self._transport.wait(timeout_ns * 1e-9))
+
+    def _told(self) -> tuple[int, str] | None:
+        return self._transport.poll_abort()
+
     def _poll_abort(self, _: Any, rank: Any, text: int, capacity: int) -> int:
         try:
-            told = self._transport.poll_abort()
+            told = self._told()
             if told is None:
                 return 0
             rank[0] = told[0]

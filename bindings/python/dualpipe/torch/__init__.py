@@ -4,8 +4,9 @@
 """
 
 from .boundary import set_p2p_tensor_dtype, set_p2p_tensor_shapes
-from .engine import Compute, Engine, TensorSpec
+from .engine import Compute, Engine
 from .pipeline import DualPipe, DualPipeV, Pipeline
+from .tensors import TensorSpec
 from .weight_grads import WeightGradStore, run_backward, split_weight_grads
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Union
 import torch
 
 from ..errors import InvalidArgument
-from .engine import TensorSpec
+from .tensors import TensorSpec
 
 Shapes = Union[Sequence[Any], Mapping[str, Any]]
 """A shape or a :class:`TensorSpec` for each tensor; with names, if stages give dicts and take keyword arguments."""

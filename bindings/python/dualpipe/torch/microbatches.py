@@ -45,8 +45,8 @@ def _split(value: Any, count: int, dim: int, name: str) -> Sequence[Any]:
 
 
 def gather(outputs: Sequence[Any], dim: int) -> Any:
-    """What all micro-batches gave, along ``dim``: a tensor, or a tuple or dict as each of them gave. What differs in other
-    dimensions stays a list, of one for each micro-batch."""
+    """What all micro-batches gave, along ``dim``: a tensor, or a tuple or dict as each of them gave. What differs in
+    other dimensions stays a list, of one for each micro-batch."""
     first = outputs[0]
     if isinstance(first, Mapping):
         return {key: _join([one[key] for one in outputs], dim) for key in first}

@@ -14,10 +14,10 @@ from ..errors import InvalidArgument
 from ..schedule import Schedule
 from .boundary import Boundary, Shapes, boundary_of, current_boundary
 from .data_parallel import DataParallel
-from .engine import Engine, world
+from .engine import Engine, stages_of, world
 from .microbatches import gather, scatter
 from .reduction import PairReduction
-from .stages import Batch, Stages, stages_of
+from .stages import Batch, Stages
 from .weight_grads import split_weight_grads as split_linears
 
 ENGINES_MAX = 4
@@ -49,7 +49,8 @@ class Pipeline(nn.Module):
     only; say False if a stage's output is also read by a later op of that stage's own graph.
 
     Modules wrapped in DistributedDataParallel or fully_shard have their gradients reduced once in a step, when all
-    micro-batches have been added; ``DistributedDataParallel.no_sync`` around a step is the same as ``sync_gradients=False``.
+    micro-batches have been added; ``DistributedDataParallel.no_sync`` around a step is the same as
+    ``sync_gradients=False``.
 
     All ranks create it at the same point of their program and run the same steps; it is for one thread. Raises
     :class:`~dualpipe.errors.InvalidArgument`, TypeError.
@@ -195,13 +196,12 @@ class Pipeline(nn.Module):
         )
         if key not in self._ready:
             schedule = self._schedule_of(microbatches, forward_only)
-            stages = Stages(list(self.module), schedule, self.rank, boundary.specs, boundary.names, self._frees_outputs)
+            stages = Stages(list(self.module), schedule, self.rank, boundary.specs, boundary.names)
             while len(self._ready) >= ENGINES_MAX:
                 self._ready.pop(next(iter(self._ready))).engine.close()
             where: dict[str, Any] = {"group": self.group, "ranks": self._group_ranks, "device": self._device}
-            engine = Engine(
-                schedule, self.rank, stages, **where, tensors=boundary.specs, timeout=self._timeout, timed=key[2]
-            )
+            where |= {"timeout": self._timeout, "timed": key[2], "frees_outputs": self._frees_outputs}
+            engine = Engine(schedule, self.rank, stages, tensors=boundary.specs, **where)
             self._ready[key] = _Ready(schedule, boundary, stages, engine)
         return self._ready[key]
 
@@ -237,6 +237,8 @@ class Pipeline(nn.Module):
 
     def _set_shapes(self, ready: _Ready, shapes: Sequence[Shapes] | None) -> None:
         schedule = ready.schedule
+        if shapes is None and not ready.engine.has_own_shapes:
+            return
         if shapes is not None and len(shapes) != schedule.microbatches:
             raise InvalidArgument(f"microbatch_shapes has {len(shapes)}, must have {schedule.microbatches}")
         dtypes = [spec.dtype for spec in ready.boundary.specs]

@@ -11,7 +11,8 @@ from torch import nn
 from ..errors import InvalidArgument
 from ..schedule import Schedule
 from .data_parallel import unwrapped
-from .engine import Compute, MaybeTensors, Tensors, TensorSpec
+from .engine import Compute, MaybeTensors, Tensors, stages_of
+from .tensors import TensorSpec
 from .weight_grads import WeightGradStore, modules_with_backward_dw, run_backward
 
 
@@ -41,8 +42,7 @@ class Batch:
 class Stages(Compute):
     """The ``modules`` of one rank by parameter copy.
 
-    ``names``: of the tensors of a boundary, if stages give dicts and take keyword arguments. ``frees_outputs``: an
-    output's memory is given back when it has been sent, and only its graph is kept, as DeepSeek's and Megatron's do.
+    ``names``: of the tensors of a boundary, if stages give dicts and take keyword arguments.
     """
 
     def __init__(
@@ -52,23 +52,23 @@ class Stages(Compute):
         rank: int,
         specs: Sequence[TensorSpec],
         names: Sequence[str] | None,
-        frees_outputs: bool,
     ) -> None:
         self.batch = Batch()
         self.stage_of = [stages_of(schedule, rank)[copy] for copy in range(len(modules))]
         self.when_final: Callable[[int, int], None] = lambda copy, peer: None
-        self._modules, self._names, self._frees_outputs = list(modules), names, frees_outputs
+        self._modules, self._names = list(modules), names
         self._trains = not schedule.forward_only
-        self._has_gradient = [spec.has_gradient for spec in specs]
+        self._differentiable = [k for k, spec in enumerate(specs) if spec.has_gradient]
         last = schedule.stages - 1
         self._is_first = [stage == 0 for _, stage in self.stage_of]
         self._is_last = [stage == last for _, stage in self.stage_of]
+        self._names_at = [None if is_first else names for is_first in self._is_first]
+        """The keywords of a stage's inputs; None if they go by position, as the first stage's do."""
         self._backward_dw = [modules_with_backward_dw(one) for one in modules]
         kinds = {type(unwrapped(one)) for one in modules}
         overlap = getattr(next(iter(kinds)), "overlapped_forward_backward", None)
         self._overlap = overlap if len(kinds) == 1 and self._trains else None
         self._passes: dict[tuple[int, int], Pass] = {}
-        self._empty = torch.empty(0)
 
     def begin(self, batch: Batch) -> None:
         """Before a step."""
@@ -78,18 +78,17 @@ class Stages(Compute):
 
     def forward(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[torch.Tensor]:
         entered = self._enter(copy, microbatch, inputs)
-        module, names = self._modules[copy], self._names_at(copy)
+        module, names = self._modules[copy], self._names_at[copy]
         outputs = module(*entered) if names is None else module(**dict(zip(names, entered)))
-        return self._leave(copy, microbatch, entered, outputs, self._loss_of(copy, microbatch, outputs))
+        loss = self._loss_of(copy, microbatch, outputs) if self._is_last[copy] else None
+        return self._leave(copy, microbatch, entered, outputs, loss)
 
     def backward(self, copy: int, microbatch: int, output_grads: MaybeTensors, for_input_only: bool) -> MaybeTensors:
         one = self._passes[copy, microbatch]
         WeightGradStore.enabled = for_input_only
         try:
             if self._is_last[copy]:
-                assert one.loss is not None
-                one.loss.backward()  # type: ignore[no-untyped-call]
-                one.loss.detach_()
+                _run_backward_of_loss(one.loss)
             else:
                 pairs = _with_gradients(one.outputs, output_grads)
                 if pairs[0]:
@@ -100,7 +99,8 @@ class Stages(Compute):
             one.weight_grads = WeightGradStore.take()
         else:
             del self._passes[copy, microbatch]
-            self._run_backward_dw(copy)
+            if self._backward_dw[copy]:
+                self._run_backward_dw(copy)
         grads = self._input_grads(copy, one)
         one.inputs = one.outputs = ()
         one.loss = None
@@ -119,7 +119,7 @@ class Stages(Compute):
         copy0, microbatch0, inputs = forward
         copy1, microbatch1, output_grads = backward
         entered = self._enter(copy0, microbatch0, inputs)
-        names0 = self._names_at(copy0)
+        names0 = self._names_at[copy0]
         inputs0: Any = entered if names0 is None else dict(zip(names0, entered))
         criterion0 = self.batch.criterion if self._is_last[copy0] else None
         labels0 = self._labels_of(copy0, microbatch0) if criterion0 is not None else []
@@ -135,23 +135,12 @@ class Stages(Compute):
     def reduce_grads(self, copy: int, peer: int) -> None:
         self.when_final(copy, peer)
 
-    def release(self, tensor: torch.Tensor) -> None:
-        # Only an output has a graph. Its memory may be in a larger tensor's: then it is that one's.
-        if self._frees_outputs and tensor.grad_fn is not None and tensor._base is None:
-            tensor.data = self._empty
-
-    def _names_at(self, copy: int) -> Sequence[str] | None:
-        """The keywords of a stage's inputs; None if they go by position, as the first stage's do."""
-        return None if self._is_first[copy] else self._names
-
     def _enter(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[Any]:
         if self._is_first[copy]:
-            direction = self.stage_of[copy][0]
-            return self.batch.inputs[direction][microbatch]
+            return self.batch.inputs[self.stage_of[copy][0]][microbatch]
         if self._trains:
-            for one, has_gradient in zip(inputs, self._has_gradient):
-                if has_gradient:
-                    one.requires_grad_()
+            for k in self._differentiable:
+                inputs[k].requires_grad_()
         return inputs
 
     def _labels_of(self, copy: int, microbatch: int) -> Sequence[Any]:
@@ -159,7 +148,7 @@ class Stages(Compute):
 
     def _loss_of(self, copy: int, microbatch: int, outputs: Any) -> torch.Tensor | None:
         criterion = self.batch.criterion
-        if not self._is_last[copy] or criterion is None:
+        if criterion is None:
             return None
         labels = self._labels_of(copy, microbatch)
         if isinstance(outputs, (tuple, list)):
@@ -176,7 +165,7 @@ class Stages(Compute):
                 self.batch.outputs[microbatch] = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
             sent: Sequence[torch.Tensor] = ()
         else:
-            sent = self._in_order(copy, outputs)
+            sent = (outputs,) if type(outputs) is torch.Tensor else self._in_order(copy, outputs)
         if self._trains:
             self._passes[copy, microbatch] = Pass(inputs, sent, loss)
         return sent
@@ -202,20 +191,18 @@ class Stages(Compute):
             module.backward_dw()  # type: ignore[operator]
 
 
+def _run_backward_of_loss(loss: torch.Tensor | None) -> None:
+    """``loss.backward()`` without what it does besides; afterwards only the value is left."""
+    assert loss is not None
+    if loss.numel() != 1:
+        raise InvalidArgument(f"the criterion gave a loss of shape {list(loss.shape)}, must be a single number")
+    run_backward((loss,), (torch.ones_like(loss),))
+    loss.detach_()
+
+
 def _with_gradients(
     outputs: Sequence[torch.Tensor], grads: MaybeTensors
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The outputs that have a graph and a gradient, and these."""
     pairs = [(one, grad) for one, grad in zip(outputs, grads) if grad is not None and one.requires_grad]
     return [one for one, _ in pairs], [grad for _, grad in pairs]
-
-
-def stages_of(schedule: Schedule, rank: int) -> list[tuple[int, int]]:
-    """(direction, stage) of each of a rank's parameter copies."""
-    held = [
-        (direction, stage)
-        for direction in range(schedule.directions)
-        for stage in range(schedule.stages)
-        if schedule.rank_of(stage, direction) == rank
-    ]
-    return held

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes as c
 import datetime
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,12 +14,12 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from ..errors import InvalidArgument, Timeout
-from ..transport import Transfer, Transport
+from ..transport import _OK, Transport, TransportEnd
 
 
 class Link:
-    """The gloo connections of a pipeline, between the ranks of ``group``: its own, so that its messages mix with nobody's
-    and so that a failure can end them without ending the caller's group.
+    """The gloo connections of a pipeline, between the ranks of ``group``: its own, so that its messages mix with
+    nobody's and so that a failure can end them without ending the caller's group.
 
     All ranks of ``group`` create one at the same point of their program. Gloo cannot give up a single transfer: a rank
     that fails closes its connections, which the others hear at once, and the link is then of no more use.
@@ -56,14 +57,15 @@ class Link:
         if self.is_broken:
             return
         self.is_broken = True
-        if self.size == 1:
-            return
-        try:
-            # A wait that runs out is what makes gloo close all connections of a group.
-            peer = (self.rank + 1) % self.size
-            self.gloo.recv([torch.empty(1)], peer, _NO_SENDER).wait(datetime.timedelta(milliseconds=1))
-        except RuntimeError:
-            pass
+        for away in range(1, self.size):
+            try:
+                # A wait that runs out is what makes gloo close all connections of a group; one to a peer that has
+                # closed its end does not run out.
+                peer = (self.rank + away) % self.size
+                self.gloo.recv([torch.empty(1)], peer, _NO_SENDER).wait(datetime.timedelta(milliseconds=1))
+            except RuntimeError as error:
+                if "imed out" in str(error):
+                    return
 
     def tell(self, rank: int, text: str) -> None:
         """Leaves a failed rank's words for the others; the first ones count."""
@@ -99,108 +101,131 @@ def link_of(group: dist.ProcessGroup) -> Link:
     return link
 
 
-class _Request:
-    """A transfer that has been started, with the tensor that keeps its memory described."""
-
-    __slots__ = ("error", "is_done", "num_bytes", "tensor", "work")
-
-    def __init__(self, work: Any, tensor: Any, num_bytes: int) -> None:
-        self.work, self.tensor, self.num_bytes = work, tensor, num_bytes
-        self.is_done = work is None
-        self.error: str | None = None
-
-
 class ProcessGroupTransport(Transport):
     """One pipeline rank's end of a :class:`Link`, for one executor on the host.
 
     ``link_ranks``: by pipeline rank, the rank in the link. ``has_gradient``: for each tensor of a boundary whether
-    gradients of it travel; those of others are absent everywhere. Every rank must say the same.
-
-    Gloo can only wait for a transfer, not ask whether it has ended; so :meth:`test` remembers what it was asked for and
-    :meth:`wait` waits for that, as long as the executor lets it.
+    gradients of it travel; those of others are absent everywhere. Every rank must say the same. ``tensors``: what the
+    executor's memory has at which address.
     """
 
-    def __init__(self, link: Link, link_ranks: Sequence[int], has_gradient: Sequence[bool]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        link_ranks: Sequence[int],
+        has_gradient: Sequence[bool],
+        tensors: Mapping[int, torch.Tensor] | None = None,
+    ) -> None:
         if sorted(link_ranks) != list(range(link.size)):
             raise InvalidArgument(f"link_ranks is {list(link_ranks)}, must be a permutation of 0 to {link.size - 1}")
-        self._link, self._gloo = link, link.gloo
-        self._link_ranks, self._has_gradient = list(link_ranks), list(has_gradient)
-        self._in_flight: set[_Request] = set()
-        self._awaited: _Request | None = None
-        self._may_be_told = False
+        self.link, self.link_ranks, self.has_gradient = link, list(link_ranks), list(has_gradient)
+        self.tensors: Mapping[int, torch.Tensor] = {} if tensors is None else tensors
 
-    def send(self, transfer: Transfer) -> _Request:
-        return self._post(transfer, self._gloo.send)
+    def _end(self) -> ProcessGroupEnd:
+        return ProcessGroupEnd(self)
 
-    def receive(self, transfer: Transfer) -> _Request:
-        return self._post(transfer, self._gloo.recv)
 
-    def test(self, request: _Request) -> int | None:
-        if request.is_done:
-            self._in_flight.discard(request)
-            return request.num_bytes
-        if request.error is not None:
-            raise _error(request.error)
-        self._awaited = request
-        return None
+class ProcessGroupEnd(TransportEnd):
+    """It as C calls it.
 
-    def wait(self, timeout: float) -> None:
-        request = self._awaited
-        if request is None:
-            return super().wait(timeout)
-        # At least a millisecond: less is none to gloo, and none is for ever.
-        limit = datetime.timedelta(seconds=max(timeout, 1e-3))
-        start = time.monotonic()
+    Gloo can only wait for a transfer, not ask whether it has ended; so a test that finds it under way remembers it, and
+    the wait that follows waits for that, as long as the executor lets it.
+
+    This is called several times for each message, so it does without what :class:`TransportEnd` does for everybody. A
+    request is the gloo work and its tensor or, once done, the number of bytes.
+    """
+
+    def __init__(self, transport: ProcessGroupTransport) -> None:
+        super().__init__(transport)
+        self._link, self._link_ranks = transport.link, transport.link_ranks
+        self._has_gradient, self._tensors = transport.has_gradient, transport.tensors
+        self._start_send, self._start_receive = self._link.gloo.send, self._link.gloo.recv
+        self._awaited = 0
+        self._gone: str | None = None
+        """Gloo's words for a transfer that failed."""
+
+    def _send(self, _: Any, transfer: Any, request: Any) -> int:
+        return self._start(self._start_send, transfer.contents, request)
+
+    def _receive(self, _: Any, transfer: Any, request: Any) -> int:
+        return self._start(self._start_receive, transfer.contents, request)
+
+    def _start(self, start: Any, transfer: Any, request: Any) -> int:
         try:
-            request.work.wait(limit)
-            request.is_done = True
-        except RuntimeError as error:
-            self._may_be_told = True
-            if time.monotonic() - start < timeout:
-                request.error = str(error)
-            else:  # the executor looks at its clock and says what it has waited for
-                self._awaited = None
-                self._link.break_off(self._in_flight)
-
-    def withdraw(self) -> None:
-        if self._in_flight:
-            self._link.break_off(self._in_flight)
-            self._in_flight.clear()
-
-    def abort(self, rank: int, text: str) -> None:
-        self._link.tell(rank, text)
-        self._link.break_off(self._in_flight)
-
-    def poll_abort(self) -> tuple[int, str] | None:
-        # Who fails closes its connections, so nobody is told before a transfer has failed.
-        return self._link.told() if self._may_be_told else None
-
-    def _post(self, transfer: Transfer, start: Any) -> _Request:
-        raw = transfer._struct
-        num_bytes = raw.num_bytes
-        channel = raw.channel
-        if channel & 1 == _GRADIENT and not self._has_gradient[raw.tensor]:
-            return _Request(None, None, 0)
-        if num_bytes == 0:
-            return _Request(None, None, 0)
-        tensor = torch.frombuffer(transfer.data, dtype=torch.uint8)
-        try:
+            channel, num_bytes, data = transfer.channel, transfer.num_bytes, transfer.data
+            self._next = word = self._next + 1
+            request[0] = word
+            if num_bytes == 0 or (channel & 1 == _GRADIENT and not self._has_gradient[transfer.tensor]):
+                self._requests[word] = 0
+                return _OK
+            tensor = self._tensors.get(data)
+            if tensor is None or tensor.nbytes != num_bytes:
+                tensor = torch.frombuffer((c.c_char * num_bytes).from_address(data), dtype=torch.uint8)
             # Gloo keeps order for each pair of ranks and tag, as the executor does for each channel. The size is in the
             # tag, too: gloo ends the process when another size comes than was expected.
-            work = start([tensor], self._link_ranks[raw.peer], channel + 4 * (num_bytes % 2**28))
+            work = start([tensor], self._link_ranks[transfer.peer], channel + 4 * (num_bytes & 0xFFF_FFFF))
+            self._requests[word] = work, tensor, num_bytes
+            return _OK
         except RuntimeError as error:
-            self._may_be_told = True
-            raise _error(str(error)) from error
-        request = _Request(work, tensor, num_bytes)
-        self._in_flight.add(request)
-        return request
+            return self._failed(str(error))
+        except BaseException as error:  # noqa: BLE001, the step raises it
+            return self._fail(error)
+
+    def _test(self, _: Any, request: int, done: Any, num_bytes: Any) -> int:
+        entry = self._requests[request]
+        if type(entry) is int:
+            del self._requests[request]
+            done[0], num_bytes[0] = 1, entry
+            return _OK
+        if self._gone is not None:
+            return self._failed(self._gone)
+        self._awaited = request
+        return _OK
+
+    def _wait(self, _: Any, timeout_ns: int) -> None:
+        entry = self._requests.get(self._awaited)
+        if type(entry) is not tuple:
+            time.sleep(1e-3)
+            return
+        # At least a millisecond: less is none to gloo, and none is for ever.
+        timeout = max(timeout_ns * 1e-9, 1e-3)
+        start = time.monotonic()
+        try:
+            entry[0].wait(datetime.timedelta(seconds=timeout))
+            self._requests[self._awaited] = entry[2]
+        except RuntimeError as error:
+            if time.monotonic() - start < timeout:
+                self._gone = str(error)
+            else:  # the executor looks at its clock and says what it has waited for
+                self._awaited = 0
+                self._link.break_off(self._in_flight())
+        except BaseException as error:  # noqa: BLE001, Ctrl-C: the step raises it
+            self._keep_raised(error)
+            self._gone = "interrupted"
+
+    def _withdraw(self, _: Any) -> None:
+        in_flight = self._in_flight()
+        if in_flight:
+            self._link.break_off(in_flight)
+        self._requests.clear()
+
+    def _abort(self, _: Any, rank: int, text: bytes) -> None:
+        self._run(lambda: self._link.tell(rank, text.decode("utf-8", "replace")))
+        self._link.break_off(self._in_flight())
+
+    def _told(self) -> tuple[int, str] | None:
+        # Who fails closes its connections, so nobody is told before a transfer has failed.
+        return self._link.told() if self._gone is not None else None
+
+    def _in_flight(self) -> list[Any]:
+        return [entry for entry in self._requests.values() if type(entry) is tuple]
+
+    def _failed(self, text: str) -> int:
+        """What a gloo failure means: the peer is not there any more, or something else, in gloo's words."""
+        self._gone = text
+        is_closed = any(word in text for word in ("onnection", "pair closure", "eset by peer"))
+        return self._fail(ConnectionError(text) if is_closed else RuntimeError(text))
 
 
 _GRADIENT = 1
 """The lowest bit of a channel."""
-
-
-def _error(text: str) -> Exception:
-    """What a gloo failure means: the peer is not there any more, or something else, in gloo's words."""
-    is_gone = any(word in text for word in ("onnection", "pair closure", "eset by peer"))
-    return ConnectionError(text) if is_gone else RuntimeError(text)

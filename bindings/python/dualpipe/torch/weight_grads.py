@@ -72,7 +72,7 @@ def run_backward(tensors: Sequence[torch.Tensor], grad_tensors: Sequence[torch.T
 
 
 def accumulate_grad(weight: torch.Tensor, grad: torch.Tensor) -> None:
-    """Adds to a weight's gradient as a backward does, so that its hooks run: its own, and those that DDP has put on it."""
+    """Adds to a weight's gradient as a backward does, so that its hooks run, also those that others put on it."""
     with torch.enable_grad():
         run_backward((weight.view_as(weight),), (grad,))
 

@@ -202,12 +202,15 @@ unsafe fn text_of(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
-/// NCCL, loaded at the first call; never unloaded.
+/// NCCL, loaded at the first call that finds it, since a program may load its own later; never unloaded.
 ///
 /// # Errors
 /// [`ErrorKind::Unavailable`] with what is missing.
 pub(super) fn nccl() -> Result<&'static Nccl> {
-    static NCCL: OnceLock<std::result::Result<Nccl, String>> = OnceLock::new();
-    let loaded = NCCL.get_or_init(Nccl::load);
-    loaded.as_ref().map_err(|why| Error::new(ErrorKind::Unavailable, format!("nccl: {why}")))
+    static NCCL: OnceLock<Nccl> = OnceLock::new();
+    if let Some(nccl) = NCCL.get() {
+        return Ok(nccl);
+    }
+    let loaded = Nccl::load().map_err(|why| Error::new(ErrorKind::Unavailable, format!("nccl: {why}")))?;
+    Ok(NCCL.get_or_init(|| loaded))
 }
