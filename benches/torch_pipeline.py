@@ -3,8 +3,8 @@
     python benches/torch_pipeline.py [--peer DIR] [--steps 30] [--rounds 5]
 
 Two ranks, DualPipeV and DualPipe, stages that hand on what they get (and have one parameter). `host`: messages go
-nowhere, so that only Python, autograd and the executor are left. `gloo`: they go. `--peer DIR`: a checkout of DeepSeek's DualPipe,
-measured in turns with ours, in processes of its own; it is told that its device is the CPU. Needs torch and the
+nowhere, so that only Python, autograd and the executor are left. `gloo`: they go. `--peer DIR`: a checkout of DeepSeek's
+DualPipe, measured in turns with ours, in processes of its own; it is told that its device is the CPU. Needs torch and the
 package.
 """
 

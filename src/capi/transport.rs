@@ -87,12 +87,15 @@ pub enum dualpipe_transport_code {
     DUALPIPE_TRANSPORT_PEER_GONE = 2,
     /// The transport failed, as every other number says; last_error may tell how.
     DUALPIPE_TRANSPORT_FAILED = 3,
+    /// test: it has waited for the transfer as long as the executor's timeout_ns.
+    DUALPIPE_TRANSPORT_TIMED_OUT = 4,
 }
 
 /// A transport of the caller's, one rank's end of it. Start from DUALPIPE_TRANSPORT_INIT. The library copies it.
 ///
 /// All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
-/// dualpipe_executor_free. None but wait may wait. They may not call the executor.
+/// dualpipe_executor_free. None but wait may wait, and test if there is no way to ask without: for as long as the
+/// executor's timeout_ns at most, and it returns at once when another rank fails. They may not call the executor.
 ///
 /// On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any
 /// time. abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is
@@ -358,10 +361,12 @@ impl CallerTransport {
         const OK: u32 = DUALPIPE_TRANSPORT_OK as u32;
         const AGAIN: u32 = DUALPIPE_TRANSPORT_AGAIN as u32;
         const GONE: u32 = DUALPIPE_TRANSPORT_PEER_GONE as u32;
+        const TIMED_OUT: u32 = DUALPIPE_TRANSPORT_TIMED_OUT as u32;
         match code {
             OK => Ok(true),
             AGAIN => Ok(false),
             GONE => Err(Stop::PeerGone),
+            TIMED_OUT => Err(Stop::TimedOut),
             code => Err(Stop::Transport(self.last_error(code))),
         }
     }

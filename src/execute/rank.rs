@@ -45,6 +45,8 @@ pub enum Stop {
     Transport(String),
     /// The peer is no longer there.
     PeerGone,
+    /// The transport waited by itself, as long as the rank would have.
+    TimedOut,
     /// The driver or the device failed, in its own words.
     Device(String),
 }
@@ -221,6 +223,11 @@ impl RankMachine {
             (Stop::PeerGone, Some(wait), None) => Cause::Gone(wait),
             (Stop::PeerGone, None, None) => Cause::Transport { wait: None, text: "a peer is gone".into() },
             (Stop::Transport(text), wait, _) => Cause::Transport { wait, text },
+            (Stop::TimedOut, wait, Some(notice)) => Cause::Peer { wait, notice },
+            (Stop::TimedOut, Some(wait), None) => {
+                Cause::Timeout { wait, waited: Duration::from_nanos(self.timeout_ns) }
+            }
+            (Stop::TimedOut, None, None) => Cause::Transport { wait: None, text: "it timed out".into() },
             (Stop::Device(text), wait, _) => Cause::Device { wait, text },
         })
     }

@@ -177,6 +177,21 @@ def test_a_silent_peer_ends_in_a_timeout():
     assert post.closed == [1]
 
 
+def test_a_transport_that_waits_itself_says_when_it_has_waited_long_enough():
+    class Waiting(End):
+        def test(self, request):
+            if request[0] == "coming":
+                raise TimeoutError
+            return super().test(request)
+
+    post = Post()
+    schedule = dualpipe.Schedule("1f1b", 2, 2)
+    options = {"transport": Waiting(post, 1), "tensors": [("float32", SHAPE)], "timeout": 7.0}
+    words = "rank 1, instruction 1 .*waited 7s for the activation of micro-batch 0 .*, from rank 0"
+    with dualpipe.Executor(schedule, 1, **options) as executor, pytest.raises(dualpipe.Timeout, match=words):
+        executor.step(Adder())
+
+
 def test_exactly_one_link_is_given():
     schedule = dualpipe.Schedule("1f1b", 1, 1)
     with pytest.raises(dualpipe.InvalidArgument, match="none of inproc, transport and nccl"):

@@ -100,6 +100,13 @@ class Schedule(Closing):
         lib.dualpipe_schedule_rank_of(self._handle, *where, c.byref(rank))
         return rank.value
 
+    def copies(self, rank: int) -> list[tuple[int, int]]:
+        """The parameter copies of ``rank``, in their order: (direction, stage) of each."""
+        if not 0 <= uint32("rank", rank) < self.ranks:
+            raise InvalidArgument(f"rank is {rank}, must be 0 to {self.ranks - 1}")
+        passes = [(direction, stage) for direction in range(self.directions) for stage in range(self.stages)]
+        return [(direction, stage) for direction, stage in passes if self.rank_of(stage, direction) == rank]
+
     def check(self) -> npt.NDArray[np.int64]:
         """Proves that the schedule can run: every pass exactly once and in order, and no rank waits for ever.
 

@@ -9,7 +9,7 @@ from typing import Any
 from . import _structs as s
 from ._library import Callbacks, to_c, words_of
 
-_OK, _AGAIN, _PEER_GONE, _FAILED = 0, 1, 2, 3
+_OK, _AGAIN, _PEER_GONE, _FAILED, _TIMED_OUT = 0, 1, 2, 3, 4
 _KINDS = {1: "activation", 2: "gradient"}
 _WAIT_MAX = 50e-6
 """How long :meth:`Transport.wait` sleeps, if it is not overridden."""
@@ -122,7 +122,9 @@ class Transport:
     sends bytes). It is for one executor.
 
     Its methods are called on the thread that runs the executor's step, one at a time, and by
-    :meth:`Executor.close <dualpipe.Executor.close>`. None but :meth:`wait` may wait. They may not call the executor.
+    :meth:`Executor.close <dualpipe.Executor.close>`. None but :meth:`wait` may wait, and :meth:`test` if there is no
+    way to ask without: for as long as the executor's timeout at most, then it raises TimeoutError, and it returns at
+    once when another rank fails. They may not call the executor.
     What they raise fails the step, which raises it; a ConnectionError says that the peer is no longer there. On a CUDA
     device :meth:`abort` and :meth:`poll_abort` are also called by the executor's watchdog, on threads of its own, at
     any time.
@@ -192,6 +194,8 @@ class TransportEnd(Callbacks):
     def _fail(self, error: BaseException) -> int:
         if isinstance(error, ConnectionError):
             return _PEER_GONE
+        if isinstance(error, TimeoutError):
+            return _TIMED_OUT
         self._keep_raised(error)
         return _FAILED
 

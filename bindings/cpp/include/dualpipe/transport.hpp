@@ -19,6 +19,7 @@ enum class TransportCode : std::uint32_t {
   again = DUALPIPE_TRANSPORT_AGAIN,         ///< send and receive: not now, ask again.
   peer_gone = DUALPIPE_TRANSPORT_PEER_GONE, ///< The peer is no longer there.
   failed = DUALPIPE_TRANSPORT_FAILED,       ///< The transport failed; last_error may tell how.
+  timed_out = DUALPIPE_TRANSPORT_TIMED_OUT, ///< test: it has waited as long as the executor's timeout.
 };
 
 /// One tensor of one message: peer, channel, tag, data, num_bytes; on a CUDA device stream and device.

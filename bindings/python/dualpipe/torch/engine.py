@@ -110,7 +110,7 @@ class Engine:
         elif self._device.type == "cpu":
             self._link = link_of(group)
             self._link.agree(f"{schedule!r} of {self._specs}", timeout)
-            options["transport"] = ProcessGroupTransport(self._link, ranks, self._has_gradient, memory.at)
+            options["transport"] = ProcessGroupTransport(self._link, ranks, self._has_gradient, timeout, memory.at)
         else:
             raise InvalidArgument(f"device is {self._device}, must be cpu or cuda")
         self._executor = Executor(schedule, rank, **options)
@@ -167,7 +167,7 @@ class Engine:
     def _tasks_of(self, schedule: Schedule, rank: int) -> list[Callable[[Any], None]]:
         """What to do for each task of a step, in order: the program says it beforehand, so that nothing of a task but
         its tensors has to be read."""
-        self._stages = [stage for _, stage in stages_of(schedule, rank)]
+        self._stages = [stage for _, stage in schedule.copies(rank)]
         self._last = schedule.stages - 1
         run: dict[str, Callable[..., Callable[[Any], None]]] = {
             "F": self._forward,
@@ -286,16 +286,6 @@ class Engine:
             raise InvalidArgument(
                 f"the stage has {len(given)} {name}, must have {len(self._specs)}, as its boundary has tensors"
             )
-
-
-def stages_of(schedule: Schedule, rank: int) -> list[tuple[int, int]]:
-    """(direction, stage) of each of a rank's parameter copies, in their order."""
-    return [
-        (direction, stage)
-        for direction in range(schedule.directions)
-        for stage in range(schedule.stages)
-        if schedule.rank_of(stage, direction) == rank
-    ]
 
 
 def world() -> dist.ProcessGroup:

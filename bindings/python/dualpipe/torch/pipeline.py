@@ -14,7 +14,7 @@ from ..errors import InvalidArgument
 from ..schedule import Schedule
 from .boundary import Boundary, Shapes, boundary_of, current_boundary
 from .data_parallel import DataParallel
-from .engine import Engine, stages_of, world
+from .engine import Engine, world
 from .microbatches import gather, scatter
 from .reduction import PairReduction
 from .stages import Batch, Stages
@@ -88,7 +88,7 @@ class Pipeline(nn.Module):
             raise InvalidArgument("reduce_gradients is True, must be False: there is one copy of each stage")
         self._reduction: PairReduction | None = None
         if reduce_gradients:
-            stages = [stage for _, stage in stages_of(smallest, self.rank)]
+            stages = [stage for _, stage in smallest.copies(self.rank)]
             where = self.group, self._group_ranks, self._device
             self._reduction = PairReduction(list(self.module), stages, *where, timeout)
         if split_weight_grads:
@@ -110,11 +110,11 @@ class Pipeline(nn.Module):
     ) -> Any:
         """A step of training or, under ``torch.no_grad``, of inference. Every rank calls it.
 
-        ``inputs``: of the first stage, where that is, each a tensor that is cut along the batch dimension, a list of one
-        tensor for each micro-batch, or None. ``num_chunks``: the number of micro-batches, of both directions together.
+        ``inputs``: of the first stage, where that is, each a tensor that is cut along the batch dimension, a list of
+        one tensor for each micro-batch, or None. ``num_chunks``: the number of micro-batches, of both directions together.
         ``criterion``: ``criterion(*outputs, *labels)`` is the loss of a micro-batch (``criterion(outputs, *labels)`` if
-        the last stage gives a dict); needed in training where the last stage is. ``labels``: like inputs, where the last
-        stage is. With two directions the rank that has one direction's inputs has the other's labels.
+        the last stage gives a dict); needed in training where the last stage is. ``labels``: like inputs, where the
+        last stage is. With two directions the rank that has one direction's inputs has the other's labels.
         ``return_outputs``, ``return_timeline``: see below. ``microbatch_shapes``: for each micro-batch, first those of
         direction 0, what it hands from stage to stage where that differs from ``set_p2p_tensor_shapes``; on every rank
         the same. ``sync_gradients``: False adds up only, for all but the last of several steps before an optimizer's:
@@ -218,7 +218,7 @@ class Pipeline(nn.Module):
     def _check_schedule(self, schedule: Schedule) -> None:
         if schedule.ranks != self.num_ranks:
             raise InvalidArgument(f"schedule has {schedule.ranks} ranks, must have {self.num_ranks}, as the group")
-        copies = len(stages_of(schedule, self.rank))
+        copies = len(schedule.copies(self.rank))
         if len(self.module) != copies:
             raise InvalidArgument(f"modules has {len(self.module)}, must have {copies}, one for each copy on this rank")
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..errors import InvalidArgument
 from ..schedule import Schedule
 from .data_parallel import unwrapped
-from .engine import Compute, MaybeTensors, Tensors, stages_of
+from .engine import Compute, MaybeTensors, Tensors
 from .tensors import TensorSpec
 from .weight_grads import WeightGradStore, modules_with_backward_dw, run_backward
 
@@ -54,7 +54,7 @@ class Stages(Compute):
         names: Sequence[str] | None,
     ) -> None:
         self.batch = Batch()
-        self.stage_of = [stages_of(schedule, rank)[copy] for copy in range(len(modules))]
+        self.stage_of = schedule.copies(rank)
         self.when_final: Callable[[int, int], None] = lambda copy, peer: None
         self._modules, self._names = list(modules), names
         self._trains = not schedule.forward_only

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes as c
 import datetime
 import hashlib
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
 
 from ..errors import InvalidArgument, Timeout
-from ..transport import _OK, Transport, TransportEnd
+from ..transport import _OK, _TIMED_OUT, Transport, TransportEnd
 
 
 class Link:
@@ -105,8 +104,8 @@ class ProcessGroupTransport(Transport):
     """One pipeline rank's end of a :class:`Link`, for one executor on the host.
 
     ``link_ranks``: by pipeline rank, the rank in the link. ``has_gradient``: for each tensor of a boundary whether
-    gradients of it travel; those of others are absent everywhere. Every rank must say the same. ``tensors``: what the
-    executor's memory has at which address.
+    gradients of it travel; those of others are absent everywhere. Every rank must say the same. ``timeout``: the
+    executor's, in seconds. ``tensors``: what the executor's memory has at which address.
     """
 
     def __init__(
@@ -114,11 +113,13 @@ class ProcessGroupTransport(Transport):
         link: Link,
         link_ranks: Sequence[int],
         has_gradient: Sequence[bool],
+        timeout: float,
         tensors: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         if sorted(link_ranks) != list(range(link.size)):
             raise InvalidArgument(f"link_ranks is {list(link_ranks)}, must be a permutation of 0 to {link.size - 1}")
         self.link, self.link_ranks, self.has_gradient = link, list(link_ranks), list(has_gradient)
+        self.timeout = timeout
         self.tensors: Mapping[int, torch.Tensor] = {} if tensors is None else tensors
 
     def _end(self) -> ProcessGroupEnd:
@@ -128,8 +129,8 @@ class ProcessGroupTransport(Transport):
 class ProcessGroupEnd(TransportEnd):
     """It as C calls it.
 
-    Gloo can only wait for a transfer, not ask whether it has ended; so a test that finds it under way remembers it, and
-    the wait that follows waits for that, as long as the executor lets it.
+    Gloo can only wait for a transfer, not ask whether it has ended, so a test waits; a rank that fails ends it by
+    closing its connections.
 
     This is called several times for each message, so it does without what :class:`TransportEnd` does for everybody. A
     request is the gloo work and its tensor or, once done, the number of bytes.
@@ -140,7 +141,7 @@ class ProcessGroupEnd(TransportEnd):
         self._link, self._link_ranks = transport.link, transport.link_ranks
         self._has_gradient, self._tensors = transport.has_gradient, transport.tensors
         self._start_send, self._start_receive = self._link.gloo.send, self._link.gloo.recv
-        self._awaited = 0
+        self._timeout = datetime.timedelta(seconds=max(transport.timeout, 1e-3))  # less is none to gloo: for ever
         self._gone: str | None = None
         """Gloo's words for a transfer that failed."""
 
@@ -172,36 +173,18 @@ class ProcessGroupEnd(TransportEnd):
             return self._fail(error)
 
     def _test(self, _: Any, request: int, done: Any, num_bytes: Any) -> int:
-        entry = self._requests[request]
-        if type(entry) is int:
+        try:
+            entry = self._requests[request]
+            if type(entry) is tuple:
+                work, _, entry = entry
+                work.wait(self._timeout)
             del self._requests[request]
             done[0], num_bytes[0] = 1, entry
             return _OK
-        if self._gone is not None:
-            return self._failed(self._gone)
-        self._awaited = request
-        return _OK
-
-    def _wait(self, _: Any, timeout_ns: int) -> None:
-        entry = self._requests.get(self._awaited)
-        if type(entry) is not tuple:
-            time.sleep(1e-3)
-            return
-        # At least a millisecond: less is none to gloo, and none is for ever.
-        timeout = max(timeout_ns * 1e-9, 1e-3)
-        start = time.monotonic()
-        try:
-            entry[0].wait(datetime.timedelta(seconds=timeout))
-            self._requests[self._awaited] = entry[2]
         except RuntimeError as error:
-            if time.monotonic() - start < timeout:
-                self._gone = str(error)
-            else:  # the executor looks at its clock and says what it has waited for
-                self._awaited = 0
-                self._link.break_off(self._in_flight())
+            return self._failed(str(error))
         except BaseException as error:  # noqa: BLE001, Ctrl-C: the step raises it
-            self._keep_raised(error)
-            self._gone = "interrupted"
+            return self._fail(error)
 
     def _withdraw(self, _: Any) -> None:
         in_flight = self._in_flight()
@@ -223,6 +206,9 @@ class ProcessGroupEnd(TransportEnd):
     def _failed(self, text: str) -> int:
         """What a gloo failure means: the peer is not there any more, or something else, in gloo's words."""
         self._gone = text
+        if "imed out" in text:
+            self._link.break_off(self._in_flight())
+            return _TIMED_OUT
         is_closed = any(word in text for word in ("onnection", "pair closure", "eset by peer"))
         return self._fail(ConnectionError(text) if is_closed else RuntimeError(text))
 

@@ -58,8 +58,8 @@ class WeightGradStore:
 def run_backward(tensors: Sequence[torch.Tensor], grad_tensors: Sequence[torch.Tensor]) -> None:
     """The backward of ``tensors`` with their gradients, added to the leaves; frees the graph.
 
-    It is autograd's engine itself: ``torch.autograd.backward`` looks at the tensors' shapes, and an output that has been
-    sent has none any more.
+    It is autograd's engine itself: ``torch.autograd.backward`` looks at the tensors' shapes, and an output that has
+    been sent has none any more.
     """
     Variable._execution_engine.run_backward(
         tuple(tensors),
@@ -121,9 +121,9 @@ def split_weight_grads(module: nn.Module) -> int:
     to the model. Modules with a ``backward_dw`` of their own (Transformer Engine's protocol) need nothing: a pipeline
     calls it.
 
-    Hooks on such a weight run when its gradient is added, and in I, too, where nothing is.
-    Linears with a ``forward`` of their own, parametrized ones and quantized ones stay as they are. Returns how many were
-    changed. Doing it twice does nothing.
+    Hooks on such a weight run when its gradient is added, and in I, too, where nothing is. Linears with a ``forward`` of
+    their own, parametrized ones and quantized ones stay as they are. Returns how many were changed. Doing it twice does
+    nothing.
     """
     count = 0
     for one in module.modules():
