@@ -46,6 +46,10 @@ enum dualpipe_transport_code
    * The transport failed, as every other number says; last_error may tell how.
    */
   DUALPIPE_TRANSPORT_FAILED = 3,
+  /**
+   * test: it has waited for the transfer as long as the executor's timeout_ns.
+   */
+  DUALPIPE_TRANSPORT_TIMED_OUT = 4,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -169,7 +173,8 @@ typedef void (*dualpipe_transport_error_fn)(void *user_data, char *text, size_t 
  * A transport of the caller's, one rank's end of it. Start from DUALPIPE_TRANSPORT_INIT. The library copies it.
  *
  * All functions get user_data. They are called on the thread that runs the executor's step, one at a time, and by
- * dualpipe_executor_free. None but wait may wait. They may not call the executor.
+ * dualpipe_executor_free. None but wait may wait, and test if there is no way to ask without: for as long as the
+ * executor's timeout_ns at most, and it returns at once when another rank fails. They may not call the executor.
  *
  * On a CUDA device abort and poll_abort are also called by the executor's watchdog, on threads of its own, at any
  * time. abort then has to end what has been enqueued and cannot end any more, such as a receive whose sender is

@@ -1,8 +1,8 @@
 """Megatron's model chunks as the stages of a schedule.
 
-Megatron's own layouts cannot put the loss on the rank that has the embedding, as a V does. So a chunk is built as a stage
-of a plain pipeline without virtual stages that has as many ranks as the model has stages: its own copy of the config
-says so, and so does its ``pg_collection.pp``, which gives a stage where Megatron looks for a rank.
+Megatron's own layouts cannot put the loss on the rank that has the embedding, as a V does. So a chunk is built as a
+stage of a plain pipeline without virtual stages that has as many ranks as the model has stages: its own copy of the
+config says so, and so does its ``pg_collection.pp``, which gives a stage where Megatron looks for a rank.
 """
 
 from __future__ import annotations

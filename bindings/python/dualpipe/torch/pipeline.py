@@ -111,7 +111,7 @@ class Pipeline(nn.Module):
         """A step of training or, under ``torch.no_grad``, of inference. Every rank calls it.
 
         ``inputs``: of the first stage, where that is, each a tensor that is cut along the batch dimension, a list of
-        one tensor for each micro-batch, or None. ``num_chunks``: the number of micro-batches, of both directions together.
+        one tensor for each micro-batch, or None. ``num_chunks``: the number of micro-batches, both directions together.
         ``criterion``: ``criterion(*outputs, *labels)`` is the loss of a micro-batch (``criterion(outputs, *labels)`` if
         the last stage gives a dict); needed in training where the last stage is. ``labels``: like inputs, where the
         last stage is. With two directions the rank that has one direction's inputs has the other's labels.
