@@ -219,7 +219,8 @@ def test_what_torch_cannot_run_is_refused() -> None:
             schedule_csv(*arguments)
     assert schedule_csv(v, (3, 0)) == schedule_csv(v)
     late = SimpleNamespace(
-        ranks=1, stages=1, directions=1, microbatches=2, forward_only=False, rank_of=lambda stage: 0, copies=lambda rank: [(0, 0)],
+        ranks=1, stages=1, directions=1, microbatches=2, forward_only=False,
+        rank_of=lambda stage: 0, copies=lambda rank: [(0, 0)],
         order=lambda rank: [("F", 0, 1), ("F", 0, 0), ("B", 0, 1), ("B", 0, 0)],
     )  # fmt: skip
     with pytest.raises(dualpipe.InvalidArgument, match=r"stage 0 in the order \[1, 0\]"):

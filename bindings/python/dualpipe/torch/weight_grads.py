@@ -122,8 +122,8 @@ def split_weight_grads(module: nn.Module) -> int:
     calls it.
 
     Hooks on such a weight run when its gradient is added, and in I, too, where nothing is. Linears with a ``forward``
-    of their own, parametrized ones and quantized ones stay as they are. Returns how many were changed. Doing it twice does
-    nothing.
+    of their own, parametrized ones and quantized ones stay as they are. Returns how many were changed. Doing it twice
+    does nothing.
     """
     count = 0
     for one in module.modules():
