@@ -103,6 +103,52 @@ def test_a_rank_that_dies_is_missed_at_once(ranks, kind):
     assert any("rank 1" in results[rank][1] for rank in (0, 2))
 
 
+def late_rank(rank, kind):
+    """Rank 1 fails in its last W, when rank 0 is through with all but the reduction of its copies."""
+    set_p2p_tensor_shapes([(BATCH, 3, WIDTH)])
+    set_p2p_tensor_dtype(torch.float32)
+    x, label = batch(MICROBATCHES)
+    last = 3 if kind is DualPipeV else 1
+    options = {} if kind is DualPipeV else {"reduce_gradients": True}
+    model = kind([Stage(rank), Stage(last - rank)], timeout=20.0, **options)
+    if kind is DualPipe:
+        mine, of_other = x.chunk(2)[rank], label.chunk(2)[1 - rank]
+    else:
+        mine, of_other = x, label
+    step = {"num_chunks": MICROBATCHES, "criterion": criterion, "labels": (of_other,)}
+    model.step(mine, **step)
+    (ready,) = model._ready.values()
+    weights = sum(op[0] == "W" for op in ready.schedule.order(rank))
+    backward_weight, done = ready.stages.backward_weight, []
+
+    def fail_late(copy, microbatch):
+        done.append(microbatch)
+        if len(done) == weights:
+            time.sleep(0.2)
+            raise ValueError("the optimizer has had enough")
+        backward_weight(copy, microbatch)
+
+    if rank == 1:
+        ready.stages.backward_weight = fail_late
+        with pytest.raises(ValueError, match="the optimizer has had enough"):
+            model.step(mine, **step)
+    else:
+        if kind is DualPipeV:
+            model.step(mine, **step)
+        with pytest.raises(dualpipe.PeerFailed, match="rank 1.*the optimizer has had enough"):
+            model.step(mine, **step)
+    model.zero_grad()
+    model.step(mine, **step)
+    reference = [Stage(seed) for seed in range(last + 1)]
+    serial(reference, x, label, MICROBATCHES)
+    assert_same_grads(model.module[0], reference[rank], exact=kind is DualPipeV)
+
+
+@pytest.mark.parametrize("kind", [DualPipe, DualPipeV])
+def test_a_rank_that_fails_when_others_are_through_is_heard_when_they_need_it_next(ranks, kind):
+    ranks.run(2, late_rank, kind)
+
+
 def disagreeing_rank(rank):
     set_p2p_tensor_shapes([(BATCH, 3 + rank, WIDTH)])
     set_p2p_tensor_dtype(torch.float32)

@@ -1,5 +1,8 @@
 """What pipelines of torch modules do beyond the original: schedules, boundaries, weight gradients, parameters."""
 
+import copy
+import pickle
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -136,6 +139,10 @@ def test_split_linear_layers_are_torchs():
             y2.float().square().sum().backward()
             torch.testing.assert_close(x2.grad, x.grad)
             assert_same_grads(other, one, exact=False)
+    twin = copy.deepcopy(other)
+    twin.weight.data.zero_()
+    assert torch.equal(twin(x.detach()), torch.zeros(2, 3, 3)) and not torch.equal(other.weight, twin.weight)
+    assert torch.equal(pickle.loads(pickle.dumps(other)).weight, other.weight)
     fired = []
     other.weight.register_post_accumulate_grad_hook(lambda weight: fired.append(weight.grad))
     dualpipe.WeightGradStore.clear()

@@ -108,7 +108,7 @@ class Engine:
             )
             options["nccl"] = Nccl(_shared_unique_id(schedule, group, ranks))
         elif self._device.type == "cpu":
-            self._link = link_of(group)
+            self._link = link_of(group, timeout)
             self._link.agree(f"{schedule!r} of {self._specs}", timeout)
             options["transport"] = ProcessGroupTransport(self._link, ranks, self._has_gradient, timeout, memory.at)
         else:
@@ -272,10 +272,10 @@ class Engine:
             tensors = lent.input_grads
             for k, grad in enumerate(grads):
                 spec = specs[k]
-                if not self._has_gradient[k]:
+                if not self._has_gradient[k] and self._stream is None:
                     tensors[k].is_present = 0
                     continue
-                if grad is None:
+                if grad is None:  # on a device, where nothing tells that one is absent, for the others, too
                     grad = torch.zeros(spec.shape, dtype=spec.dtype, device=self._device)
                 set_(tensors[k], grad, spec, "input gradient", k)
 

@@ -128,8 +128,9 @@ class Pipeline(nn.Module):
 
         Raises InvalidArgument and TypeError before anything runs; what a module or the criterion raised; and with rank,
         instruction and peer :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`,
-        :class:`~dualpipe.errors.TransportFailed`. After such an error all ranks of the pipeline have one, gradients are
-        of no use, and the next step starts afresh.
+        :class:`~dualpipe.errors.TransportFailed`. After such an error all ranks of the pipeline have one (those that
+        were through with the step when another failed, in their next step), gradients are of no use, and the next step
+        starts afresh.
         """
         forward_only = not torch.is_grad_enabled()
         ready = self._ready_for(int(num_chunks), forward_only, return_timeline)
@@ -156,6 +157,8 @@ class Pipeline(nn.Module):
         ready.stages.begin(batch)
         ready.stages.when_final = self._when_final
         self._reduced.clear()
+        if self._reduction is not None:
+            self._reduction.reset()
         try:
             with ExitStack() as stack:
                 self._syncs = [sync_gradients and _syncs(one) for one in self.module]

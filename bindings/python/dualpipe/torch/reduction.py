@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..errors import Timeout
+from ..errors import Error, PeerFailed, Timeout
 from .transport import link_of
 
 _TAG = 2**30 + 1
@@ -51,9 +51,14 @@ class PairReduction:
         if len(self._final) == 2:
             self._exchange(self._both, peer, _TAG - 1)
 
+    def reset(self) -> None:
+        """Forgets what is under way: before a step, since the one before may have failed."""
+        self._pending, self._final = [], []
+
     def finish(self) -> None:
-        """Waits for the sums. Raises :class:`~dualpipe.errors.Timeout`, RuntimeError."""
-        pending, self._pending, self._final = self._pending, [], []
+        """Waits for the sums. Raises :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`."""
+        pending = self._pending
+        self.reset()
         for parameters, mine, theirs, works, peer in pending:
             for work in works:
                 self._wait(work, peer)
@@ -64,7 +69,7 @@ class PairReduction:
             mine = torch.cat([_gradient(one).reshape(-1) for one in alike])
             theirs = torch.empty_like(mine)
             if self._is_host:
-                link = link_of(self._group)
+                link = link_of(self._group, self._timeout)
                 where = self._ranks[peer], tag
                 works = [link.gloo.send([mine], *where), link.gloo.recv([theirs], *where)]
             else:
@@ -80,12 +85,20 @@ class PairReduction:
         if not self._is_host:
             work.wait()
             return
+        link = link_of(self._group, self._timeout)
         try:
             work.wait(datetime.timedelta(seconds=self._timeout))
         except RuntimeError as error:
+            kind: type[Error]
+            what = f"the gradients of a stage's other copy, from rank {peer}"
             if "imed out" in str(error):
-                raise Timeout(f"waited {self._timeout:g} s for the gradients of rank {peer}'s copy") from error
-            raise
+                kind, text = Timeout, f"waited {self._timeout:g} s for {what}"
+            else:
+                told = link.told()
+                why = f"rank {told[0]} failed: {told[1]}" if told is not None else str(error)
+                kind, text = PeerFailed, f"stopped while this rank waited for {what}: {why}"
+            link.break_off(())
+            raise kind(text) from error
 
 
 def _trained(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -107,9 +107,10 @@ class Stages(Compute):
         return grads
 
     def backward_weight(self, copy: int, microbatch: int) -> None:
-        for func in self._passes.pop((copy, microbatch)).weight_grads:
-            func()
-        self._run_backward_dw(copy)
+        with torch.no_grad():  # what is saved of a forward has a graph, which a gradient is not to get
+            for func in self._passes.pop((copy, microbatch)).weight_grads:
+                func()
+            self._run_backward_dw(copy)
 
     def forward_backward(
         self, forward: tuple[int, int, Tensors], backward: tuple[int, int, MaybeTensors]

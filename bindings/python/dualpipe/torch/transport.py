@@ -24,15 +24,20 @@ class Link:
     that fails closes its connections, which the others hear at once, and the link is then of no more use.
     """
 
-    def __init__(self, group: dist.ProcessGroup, incarnation: int) -> None:
-        ranks = dist.get_process_group_ranks(group)
-        self.rank, self.size = dist.get_rank(group), len(ranks)
+    def __init__(self, group: dist.ProcessGroup, incarnation: int, timeout: float) -> None:
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self.incarnation = incarnation
         self.is_broken = False
-        # Not by new_group: torch numbers groups, and a group that only some ranks make puts the numbers out of step.
-        name = f"dualpipe/{'-'.join(map(str, ranks))}/{incarnation}"
-        self._store = PrefixStore(name, dist.distributed_c10d._get_default_store())
-        self.gloo: Any = dist.ProcessGroupGloo(self._store, self.rank, self.size, _CONNECT_MAX)
+        self._store = _store_of(group, incarnation)
         self._kept: list[Any] = []
+        # Not by new_group: torch numbers groups, and a group that only some ranks make puts the numbers out of step.
+        limit = datetime.timedelta(seconds=timeout)
+        try:
+            self.gloo: Any = dist.ProcessGroupGloo(self._store, self.rank, self.size, limit)
+        except RuntimeError as error:
+            text = f"not all ranks of the pipeline came within {timeout:g} s to connect: {error}"
+            self._store.set(_BROKEN, "")
+            raise Timeout(text) from error
 
     def agree(self, what: str, timeout: float) -> None:
         """Every rank says the same, or InvalidArgument. All ranks of the link call it."""
@@ -56,6 +61,7 @@ class Link:
         if self.is_broken:
             return
         self.is_broken = True
+        self._store.set(_BROKEN, "")
         for away in range(1, self.size):
             try:
                 # A wait that runs out is what makes gloo close all connections of a group; one to a peer that has
@@ -68,36 +74,48 @@ class Link:
 
     def tell(self, rank: int, text: str) -> None:
         """Leaves a failed rank's words for the others; the first ones count."""
-        if not self._store.check(["failed"]):
-            self._store.set("failed", f"{rank} {text}")
+        if not self._store.check([_WORDS]):
+            self._store.set(_WORDS, f"{rank} {text}")
 
     def told(self) -> tuple[int, str] | None:
         """Such words, if there are any."""
-        if not self._store.check(["failed"]):
+        if not self._store.check([_WORDS]):
             return None
-        rank, text = self._store.get("failed").decode("utf-8", "replace").split(" ", 1)
+        rank, text = self._store.get(_WORDS).decode("utf-8", "replace").split(" ", 1)
         return int(rank), text
 
 
-_CONNECT_MAX = datetime.timedelta(seconds=60)
-"""How long ranks may take to come."""
+_BROKEN, _WORDS = "broken", "failed"
+"""Keys of a link's store: that it is of no more use, and what the first rank that failed has to say."""
 _NO_SENDER = 2**31 - 1
 """A tag that nobody sends with."""
 
-_links: dict[tuple[int, ...], tuple[Any, int, Link]] = {}
+_links: dict[tuple[int, ...], tuple[Any, Link]] = {}
 
 
-def link_of(group: dist.ProcessGroup) -> Link:
-    """The link of these ranks; a new one if there was none or it is broken, which all ranks then know.
+def link_of(group: dist.ProcessGroup, timeout: float) -> Link:
+    """The link of these ranks; a new one, for which all of them have to come within ``timeout`` seconds, if there was
+    none or it is broken.
 
-    Pipelines of the same ranks share it, so they take turns, in the same order on every rank.
+    Pipelines of the same ranks share it, so they take turns, in the same order on every rank. Raises
+    :class:`~dualpipe.errors.Timeout`.
     """
     ranks = tuple(dist.get_process_group_ranks(group))
-    world, incarnation, link = _links.get(ranks, (None, 0, None))
-    if link is None or link.is_broken or world is not dist.group.WORLD:
-        link = Link(group, incarnation)
-        _links[ranks] = dist.group.WORLD, incarnation + 1, link
+    world, link = _links.get(ranks, (None, None))
+    incarnation = 0 if link is None or world is not dist.group.WORLD else link.incarnation
+    # One may have been broken by others, or have been tried in vain.
+    while _store_of(group, incarnation).check([_BROKEN]):
+        incarnation += 1
+    if link is None or link.incarnation != incarnation or world is not dist.group.WORLD:
+        link = Link(group, incarnation, timeout)
+        _links[ranks] = dist.group.WORLD, link
     return link
+
+
+def _store_of(group: dist.ProcessGroup, incarnation: int) -> PrefixStore:
+    """The part of the processes' common store that belongs to one link."""
+    ranks = "-".join(map(str, dist.get_process_group_ranks(group)))
+    return PrefixStore(f"dualpipe/{ranks}/{incarnation}", dist.distributed_c10d._get_default_store())
 
 
 class ProcessGroupTransport(Transport):

@@ -45,8 +45,9 @@ class WeightGradStore:
         """Runs the oldest W. IndexError if there is none."""
         if not cls.funcs_queue:
             raise IndexError("WeightGradStore.pop: there is no W left, flush was called less often")
-        for func in cls.funcs_queue.popleft():
-            func()
+        with torch.no_grad():
+            for func in cls.funcs_queue.popleft():
+                func()
 
     @classmethod
     def clear(cls) -> None:
@@ -116,31 +117,29 @@ def _rows(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1, tensor.shape[-1])
 
 
+class SplitLinear(nn.Linear):
+    """What :func:`split_weight_grads` makes of a ``torch.nn.Linear``."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and self.weight.requires_grad:
+            result: torch.Tensor = _Linear.apply(input, self.weight, self.bias)
+            return result
+        return functional.linear(input, self.weight, self.bias)
+
+
 def split_weight_grads(module: nn.Module) -> int:
     """Has the weight gradients of every ``torch.nn.Linear`` in ``module`` computed in W instead of I, without a change
-    to the model. Modules with a ``backward_dw`` of their own (Transformer Engine's protocol) need nothing: a pipeline
-    calls it.
+    to the model: their class becomes :class:`SplitLinear`. Modules with a ``backward_dw`` of their own (Transformer
+    Engine's protocol) need nothing: a pipeline calls it.
 
-    Hooks on such a weight run when its gradient is added, and in I, too, where nothing is. Linears with a ``forward``
-    of their own, parametrized ones and quantized ones stay as they are. Returns how many were changed. Doing it twice
-    does nothing.
+    Hooks on such a weight run when its gradient is added, and in I, too, where nothing is. Linears of other classes
+    (parametrized, quantized, subclasses) and with a ``forward`` of their own stay as they are. Returns how many were
+    changed. Doing it twice does nothing.
     """
-    count = 0
-    for one in module.modules():
-        if type(one) is nn.Linear and "forward" not in one.__dict__:
-            one.forward = _forward_of(one)  # type: ignore[method-assign, assignment]
-            count += 1
-    return count
-
-
-def _forward_of(linear: nn.Linear) -> Callable[[torch.Tensor], torch.Tensor]:
-    def forward(input: torch.Tensor) -> torch.Tensor:
-        if torch.is_grad_enabled() and linear.weight.requires_grad:
-            result: torch.Tensor = _Linear.apply(input, linear.weight, linear.bias)
-            return result
-        return functional.linear(input, linear.weight, linear.bias)
-
-    return forward
+    plain = [one for one in module.modules() if type(one) is nn.Linear and "forward" not in one.__dict__]
+    for one in plain:
+        one.__class__ = SplitLinear
+    return len(plain)
 
 
 def modules_with_backward_dw(module: nn.Module) -> list[nn.Module]:
