@@ -27,6 +27,8 @@ ABI = (0, 1)
 
 TaskFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.POINTER(s.Task))
 """``dualpipe_task_fn``."""
+TaskAddressFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_void_p)
+"""Likewise, for who reads the task by its address."""
 PartFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint32, c.c_uint32, c.c_void_p)
 """``dualpipe_part_fn``."""
 LogFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)

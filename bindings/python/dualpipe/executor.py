@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Callable, NamedTuple
 
 from . import _structs as s
-from ._library import Closing, TaskFunction, create, lib, read_text, to_c, uint32, words_of
+from ._library import Closing, TaskAddressFunction, TaskFunction, create, lib, read_text, to_c, uint32, words_of
 from .costs import nanoseconds, number
 from .cuda import GRAPH_STATES, Cuda, GraphState, Nccl
 from .errors import Busy, CallbackFailed, Error, InvalidArgument, Timeout
@@ -124,7 +124,7 @@ class Executor(Closing):
         :class:`~dualpipe.errors.Poisoned` after any of them. All other ranks end with an error too. While it waits for
         a peer it does not hear Ctrl-C; :meth:`start` and :meth:`wait` do.
         """
-        self._step(lambda task: self._call_with(callback, task))
+        self._run_step(_Step(self, lambda task: self._call_with(callback, task)))
 
     def start(self, callback: Callback) -> None:
         """Like :meth:`step`, but on a thread of the executor's own, and returns at once; :meth:`wait` ends it, and
@@ -209,9 +209,11 @@ class Executor(Closing):
         self._handle.close()
         self._forget_started()
 
-    def _step(self, run: Callable[[Any], object]) -> None:
-        """:meth:`step` for who reads the struct: ``run`` gets the pointer to it."""
-        step = _Step(self, run)
+    def _step_by_address(self, run: Callable[[int], object]) -> None:
+        """:meth:`step` for who reads the struct: ``run`` gets its address."""
+        self._run_step(_Step(self, run, TaskAddressFunction))
+
+    def _run_step(self, step: _Step) -> None:
         try:
             lib.dualpipe_executor_step(self._handle, step.function, None)
             failure = step.instead_of(None)
@@ -280,10 +282,11 @@ def _specs(tensors: Sequence[TensorLike]) -> Any:
 class _Step:
     """What runs the tasks of one step, as C calls it, and what it has raised."""
 
-    def __init__(self, executor: Executor, run: Callable[[Any], object]) -> None:
+    def __init__(self, executor: Executor, run: Callable[[Any], object], function: Any = TaskFunction) -> None:
         self._executor, self._task = executor, run
         self._raised: BaseException | None = None
-        self.function = TaskFunction(self._run)
+        self._as_called = function(self._run)
+        self.function = c.cast(self._as_called, TaskFunction)
 
     def instead_of(self, failure: Error | None) -> BaseException | None:
         """What to raise for the library's error: what the callback raised, if that is why, or the transport or the

@@ -13,6 +13,7 @@ from ..errors import InvalidArgument
 from ..executor import Executor
 from ..schedule import Schedule
 from ..timeline import Timeline
+from .structs import TENSOR_SIZE, PassView, TaskView, TensorView, views_of
 from .tensors import TensorMemory, TensorMemoryEnd, TensorSpec, specs_of
 from .transport import ProcessGroupTransport, link_of
 
@@ -128,7 +129,7 @@ class Engine:
         self._at = 0
         if self._stream is None:
             try:
-                return self._executor._step(self._run)
+                return self._executor._step_by_address(self._run)
             except BaseException:
                 self._link.break_off(())
                 raise
@@ -136,7 +137,7 @@ class Engine:
         self._stream.wait_stream(current)
         try:
             with torch.cuda.stream(self._stream):
-                self._executor._step(self._run)
+                self._executor._step_by_address(self._run)
         finally:
             current.wait_stream(self._stream)
 
@@ -185,16 +186,16 @@ class Engine:
         direction = copy if self._directions == 2 else 0
         return self._of_microbatch.setdefault((direction, microbatch), list(self._specs))
 
-    def _run(self, task: Any) -> None:
+    def _run(self, address: int) -> None:
         self._at = at = self._at + 1
-        self._tasks[at - 1](task.contents)
+        self._tasks[at - 1](_task_at(address))
 
     def _forward(self, copy: int, microbatch: int) -> Callable[[Any], None]:
         forward = self._compute.forward
         inputs_of, send = self._taking_inputs(copy, microbatch), self._sending_outputs(copy, microbatch)
 
         def run(task: Any) -> None:
-            lent = task.forward.contents
+            lent = _pass_at(task.forward)
             send(lent, forward(copy, microbatch, inputs_of(lent)))
 
         return run
@@ -204,7 +205,7 @@ class Engine:
         grads_of, send = self._taking_grads(copy, microbatch), self._sending_grads(copy, microbatch)
 
         def run(task: Any) -> None:
-            lent = task.backward.contents
+            lent = _pass_at(task.backward)
             send(lent, backward(copy, microbatch, grads_of(lent), for_input_only))
 
         return run
@@ -218,7 +219,7 @@ class Engine:
         grads_of, send_grads = self._taking_grads(copy2, microbatch2), self._sending_grads(copy2, microbatch2)
 
         def run(task: Any) -> None:
-            forward, backward = task.forward.contents, task.backward.contents
+            forward, backward = _pass_at(task.forward), _pass_at(task.backward)
             outputs, grads = forward_backward(
                 (copy, microbatch, inputs_of(forward)), (copy2, microbatch2, grads_of(backward))
             )
@@ -235,18 +236,18 @@ class Engine:
         if self._stages[copy] == 0:
             return lambda _: []
         if len(specs) == 1:
-            return lambda lent: [received(lent.inputs[0], specs[0])]
-        return lambda lent: list(map(received, lent.inputs[: len(specs)], specs))
+            return lambda lent: [received(_tensor_at(lent.inputs), specs[0])]
+        return lambda lent: list(map(received, _tensors_at(lent.inputs, len(specs)), specs))
 
     def _taking_grads(self, copy: int, microbatch: int) -> Callable[[Any], MaybeTensors]:
         specs, received = self._specs_of(copy, microbatch), self._memory.received
         if self._stages[copy] == self._last:
             return lambda _: []
-        if [spec.has_gradient for spec in specs] == [True]:
-            return lambda lent: [received(lent.output_grads[0], specs[0])]
+        if self._has_gradient == [True]:
+            return lambda lent: [received(_tensor_at(lent.output_grads), specs[0])]
         return lambda lent: [
-            received(one, spec) if spec.has_gradient else None
-            for one, spec in zip(lent.output_grads[: len(specs)], specs)
+            received(one, spec) if has_gradient else None
+            for one, spec, has_gradient in zip(_tensors_at(lent.output_grads, len(specs)), specs, self._has_gradient)
         ]
 
     def _sending_outputs(self, copy: int, microbatch: int) -> Callable[[Any, Sequence[torch.Tensor]], None]:
@@ -256,9 +257,9 @@ class Engine:
 
         def send(lent: Any, outputs: Sequence[torch.Tensor]) -> None:
             self._check_count("outputs", outputs)
-            tensors = lent.outputs
+            address = lent.outputs
             for k, output in enumerate(outputs):
-                set_(tensors[k], output, specs[k], "output", k)
+                set_(_tensor_at(address + k * TENSOR_SIZE), output, specs[k], "output", k)
 
         return send
 
@@ -269,15 +270,15 @@ class Engine:
 
         def send(lent: Any, grads: MaybeTensors) -> None:
             self._check_count("input gradients", grads)
-            tensors = lent.input_grads
+            address = lent.input_grads
             for k, grad in enumerate(grads):
-                spec = specs[k]
+                one, spec = _tensor_at(address + k * TENSOR_SIZE), specs[k]
                 if not self._has_gradient[k] and self._stream is None:
-                    tensors[k].is_present = 0
+                    one.is_present = 0
                     continue
                 if grad is None:  # on a device, where nothing tells that one is absent, for the others, too
                     grad = torch.zeros(spec.shape, dtype=spec.dtype, device=self._device)
-                set_(tensors[k], grad, spec, "input gradient", k)
+                set_(one, grad, spec, "input gradient", k)
 
         return send
 
@@ -286,6 +287,13 @@ class Engine:
             raise InvalidArgument(
                 f"the stage has {len(given)} {name}, must have {len(self._specs)}, as its boundary has tensors"
             )
+
+
+_task_at, _pass_at, _tensor_at = views_of(TaskView), views_of(PassView), views_of(TensorView)
+
+
+def _tensors_at(address: int, count: int) -> list[Any]:
+    return [_tensor_at(address + k * TENSOR_SIZE) for k in range(count)]
 
 
 def world() -> dist.ProcessGroup:

@@ -23,7 +23,7 @@ class Pass:
 
     def __init__(self, inputs: Sequence[Any], outputs: Any, loss: torch.Tensor | None) -> None:
         self.inputs, self.outputs, self.loss = inputs, outputs, loss
-        self.weight_grads: list[Callable[[], Any]] = []
+        self.weight_grads: Sequence[Callable[[], Any]] = ()
 
 
 class Batch:
@@ -80,27 +80,30 @@ class Stages(Compute):
         entered = self._enter(copy, microbatch, inputs)
         module, names = self._modules[copy], self._names_at[copy]
         outputs = module(*entered) if names is None else module(**dict(zip(names, entered)))
-        loss = self._loss_of(copy, microbatch, outputs) if self._is_last[copy] else None
-        return self._leave(copy, microbatch, entered, outputs, loss)
+        if self._is_last[copy]:
+            return self._leave(copy, microbatch, entered, outputs, self._loss_of(copy, microbatch, outputs))
+        sent = (outputs,) if type(outputs) is torch.Tensor else self._in_order(copy, outputs)
+        if self._trains:
+            self._passes[copy, microbatch] = Pass(entered, sent, None)
+        return sent
 
     def backward(self, copy: int, microbatch: int, output_grads: MaybeTensors, for_input_only: bool) -> MaybeTensors:
+        if for_input_only:
+            return self._backward_for_input(copy, microbatch, output_grads)
+        one = self._passes.pop((copy, microbatch))
+        self._run_backward(copy, one, output_grads)
+        if self._backward_dw[copy]:
+            self._run_backward_dw(copy)
+        return self._input_grads(copy, one)
+
+    def _backward_for_input(self, copy: int, microbatch: int, output_grads: MaybeTensors) -> MaybeTensors:
         one = self._passes[copy, microbatch]
-        WeightGradStore.enabled = for_input_only
+        WeightGradStore.enabled = True
         try:
-            if self._is_last[copy]:
-                _run_backward_of_loss(one.loss)
-            else:
-                pairs = _with_gradients(one.outputs, output_grads)
-                if pairs[0]:
-                    run_backward(*pairs)
+            self._run_backward(copy, one, output_grads)
         finally:
             WeightGradStore.enabled = False
-        if for_input_only:
-            one.weight_grads = WeightGradStore.take()
-        else:
-            del self._passes[copy, microbatch]
-            if self._backward_dw[copy]:
-                self._run_backward_dw(copy)
+        one.weight_grads = WeightGradStore.take()
         grads = self._input_grads(copy, one)
         one.inputs = one.outputs = ()
         one.loss = None
@@ -184,8 +187,16 @@ class Stages(Compute):
             raise TypeError(f"stage {self.stage_of[copy][1]} gave {type(outputs).__name__}, must give tensors")
         return tuple(outputs)
 
+    def _run_backward(self, copy: int, one: Pass, output_grads: MaybeTensors) -> None:
+        if self._is_last[copy]:
+            _run_backward_of_loss(one.loss)
+            return
+        outputs, grads = _with_gradients(one.outputs, output_grads)
+        if outputs:
+            run_backward(outputs, grads)
+
     def _input_grads(self, copy: int, one: Pass) -> MaybeTensors:
-        return () if self._is_first[copy] else tuple(tensor.grad for tensor in one.inputs)
+        return () if self._is_first[copy] else [tensor.grad for tensor in one.inputs]
 
     def _run_backward_dw(self, copy: int) -> None:
         for module in self._backward_dw[copy]:
@@ -205,5 +216,7 @@ def _with_gradients(
     outputs: Sequence[torch.Tensor], grads: MaybeTensors
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """The outputs that have a graph and a gradient, and these."""
+    if len(outputs) == 1 and grads[0] is not None and outputs[0].requires_grad:
+        return [outputs[0]], [grads[0]]
     pairs = [(one, grad) for one, grad in zip(outputs, grads) if grad is not None and one.requires_grad]
     return [one for one, _ in pairs], [grad for _, grad in pairs]

@@ -109,7 +109,7 @@ class TensorMemoryEnd(MemoryEnd):
         if not tensor.is_contiguous():
             tensor = tensor.contiguous()
         self._next += 2
-        address = lent.dl.data = tensor.data_ptr()
+        address = lent.data = tensor.data_ptr()
         lent.owner = word = self._next | 1
         self._used[word] = self.at[address] = tensor
 
@@ -133,6 +133,6 @@ class TensorMemoryEnd(MemoryEnd):
         tensor = self._used.pop(word)
         if self.at.get(address) is tensor:
             del self.at[address]
-        # A view's memory is the whole tensor's.
-        if word & 1 and self._frees_outputs and tensor.grad_fn is not None and tensor._base is None:
+        # Only what a stage gave has a graph. A view's memory is the whole tensor's.
+        if word & 1 and tensor.requires_grad and self._frees_outputs and not tensor.is_leaf and tensor._base is None:
             tensor.data = self._empty

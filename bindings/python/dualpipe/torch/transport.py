@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes as c
 import datetime
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -155,47 +156,49 @@ class ProcessGroupEnd(TransportEnd):
     """
 
     def __init__(self, transport: ProcessGroupTransport) -> None:
-        super().__init__(transport)
-        self._link, self._link_ranks = transport.link, transport.link_ranks
-        self._has_gradient, self._tensors = transport.has_gradient, transport.tensors
-        self._start_send, self._start_receive = self._link.gloo.send, self._link.gloo.recv
-        self._timeout = datetime.timedelta(seconds=max(transport.timeout, 1e-3))  # less is none to gloo: for ever
+        self._link = transport.link
         self._gone: str | None = None
         """Gloo's words for a transfer that failed."""
+        self._timeout = datetime.timedelta(seconds=max(transport.timeout, 1e-3))  # less is none to gloo: for ever
+        self._start_send, self._start_receive = self._link.gloo.send, self._link.gloo.recv
+        words = itertools.count(1)
+        self._send = self._posting("_start_send", transport, words)  # type: ignore[method-assign]
+        self._receive = self._posting("_start_receive", transport, words)  # type: ignore[method-assign]
+        super().__init__(transport)
 
-    def _send(self, _: Any, transfer: Any, request: Any) -> int:
-        return self._start(self._start_send, transfer.contents, request)
+    def _posting(self, start_name: str, transport: ProcessGroupTransport, words: Iterator[int]) -> Any:
+        ranks, has_gradient, tensors = transport.link_ranks, transport.has_gradient, transport.tensors
 
-    def _receive(self, _: Any, transfer: Any, request: Any) -> int:
-        return self._start(self._start_receive, transfer.contents, request)
-
-    def _start(self, start: Any, transfer: Any, request: Any) -> int:
-        try:
-            channel, num_bytes, data = transfer.channel, transfer.num_bytes, transfer.data
-            self._next = word = self._next + 1
-            request[0] = word
-            if num_bytes == 0 or (channel & 1 == _GRADIENT and not self._has_gradient[transfer.tensor]):
-                self._requests[word] = 0
+        def post(_: Any, pointer: Any, request: Any) -> int:
+            try:
+                transfer = pointer.contents
+                channel, num_bytes, data = transfer.channel, transfer.num_bytes, transfer.data
+                request[0] = word = next(words)
+                if num_bytes == 0 or (channel & 1 == _GRADIENT and not has_gradient[transfer.tensor]):
+                    self._requests[word] = 0
+                    return _OK
+                tensor = tensors.get(data)
+                if tensor is None or tensor.nbytes != num_bytes:
+                    tensor = torch.frombuffer((c.c_char * num_bytes).from_address(data), dtype=torch.uint8)
+                # Gloo keeps order for each pair of ranks and tag, as the executor does for each channel. The size is in
+                # the tag, too: gloo ends the process when another size comes than was expected.
+                tag = channel + 4 * (num_bytes & 0xFFF_FFFF)
+                work = getattr(self, start_name)([tensor], ranks[transfer.peer], tag)
+                self._requests[word] = work, tensor, num_bytes
                 return _OK
-            tensor = self._tensors.get(data)
-            if tensor is None or tensor.nbytes != num_bytes:
-                tensor = torch.frombuffer((c.c_char * num_bytes).from_address(data), dtype=torch.uint8)
-            # Gloo keeps order for each pair of ranks and tag, as the executor does for each channel. The size is in the
-            # tag, too: gloo ends the process when another size comes than was expected.
-            work = start([tensor], self._link_ranks[transfer.peer], channel + 4 * (num_bytes & 0xFFF_FFFF))
-            self._requests[word] = work, tensor, num_bytes
-            return _OK
-        except RuntimeError as error:
-            return self._failed(str(error))
-        except BaseException as error:  # noqa: BLE001, the step raises it
-            return self._fail(error)
+            except RuntimeError as error:
+                return self._failed(str(error))
+            except BaseException as error:  # noqa: BLE001, the step raises it
+                return self._fail(error)
+
+        return post
 
     def _test(self, _: Any, request: int, done: Any, num_bytes: Any) -> int:
         try:
             entry = self._requests[request]
             if type(entry) is tuple:
-                work, _, entry = entry
-                work.wait(self._timeout)
+                entry[0].wait(self._timeout)
+                entry = entry[2]
             del self._requests[request]
             done[0], num_bytes[0] = 1, entry
             return _OK

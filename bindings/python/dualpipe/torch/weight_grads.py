@@ -62,7 +62,7 @@ def run_backward(tensors: Sequence[torch.Tensor], grad_tensors: Sequence[torch.T
     It is autograd's engine itself: ``torch.autograd.backward`` looks at the tensors' shapes, and an output that has
     been sent has none any more.
     """
-    Variable._execution_engine.run_backward(
+    _run_engine(
         tuple(tensors),
         tuple(grad_tensors),
         keep_graph=False,
@@ -70,6 +70,9 @@ def run_backward(tensors: Sequence[torch.Tensor], grad_tensors: Sequence[torch.T
         allow_unreachable=True,
         accumulate_grad=True,
     )
+
+
+_run_engine = Variable._execution_engine.run_backward
 
 
 def accumulate_grad(weight: torch.Tensor, grad: torch.Tensor) -> None:
