@@ -3,8 +3,8 @@
     python benches/torch_pipeline.py [--peer DIR] [--steps 30] [--rounds 5]
 
 Two ranks, DualPipeV and DualPipe, stages that hand on what they get (and have one parameter). `host`: messages go
-nowhere, so that only Python, autograd and the executor are left, of which the thread's CPU time is taken. `gloo`: they
-go, and the step's time is taken. `--peer DIR`: a checkout of DeepSeek's DualPipe, measured in turns with ours, in
+nowhere, so that only Python, autograd and the executor are left, of which the thread's CPU time is taken, the mean of
+both ranks. `gloo`: they go, and the step's time is taken. `--peer DIR`: a checkout of DeepSeek's DualPipe, measured in turns with ours, in
 processes of its own; it is told that its device is the CPU. Needs torch and the package.
 """
 
@@ -34,7 +34,7 @@ class Done:
 
 
 def rank_main(rank: int, store: str, is_peer: bool, steps: int) -> None:
-    """Both ways of every case on one rank; rank 0 prints them."""
+    """Both ways of every case on one rank, which prints them."""
     import torch
     from torch import distributed
 
@@ -96,8 +96,7 @@ def rank_main(rank: int, store: str, is_peer: bool, steps: int) -> None:
                 restore()
             count = instructions[microbatches][kind]
             results.append([kind, 4 * size, microbatches, way, min(times) / count, statistics.median(times) / count])
-    if rank == 0:
-        print(json.dumps(results))
+    print(json.dumps(results), flush=True)
     distributed.barrier()
     os._exit(0)
 
@@ -139,10 +138,12 @@ def measure(is_peer: bool, peer: str | None, steps: int) -> list[Any]:
             subprocess.Popen([*command, "--rank", str(rank)], env=environment, stdout=subprocess.PIPE, cwd=folder)
             for rank in range(2)
         ]
-        text = ranks[0].communicate()[0]
-        if ranks[1].wait() or ranks[0].returncode:
+        texts = [one.communicate()[0] for one in ranks]
+        if any(one.returncode for one in ranks):
             raise SystemExit("a rank has failed")
-        return list(json.loads(text))
+        # The mean of the two ranks: one computes losses, the other hands on from stage to stage.
+        pairs = zip(*map(json.loads, texts))
+        return [[*one[:4], (one[4] + other[4]) / 2, (one[5] + other[5]) / 2] for one, other in pairs]
 
 
 def main() -> None:

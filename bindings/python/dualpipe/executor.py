@@ -211,7 +211,12 @@ class Executor(Closing):
 
     def _step_by_address(self, run: Callable[[int], object]) -> None:
         """:meth:`step` for who reads the struct: ``run`` gets its address."""
-        self._run_step(_Step(self, run, TaskAddressFunction))
+        outer = getattr(_calling, "executor", None)
+        _calling.executor = self
+        try:
+            self._run_step(_Step(self, run, by_address=True))
+        finally:
+            _calling.executor = outer
 
     def _run_step(self, step: _Step) -> None:
         try:
@@ -282,10 +287,10 @@ def _specs(tensors: Sequence[TensorLike]) -> Any:
 class _Step:
     """What runs the tasks of one step, as C calls it, and what it has raised."""
 
-    def __init__(self, executor: Executor, run: Callable[[Any], object], function: Any = TaskFunction) -> None:
+    def __init__(self, executor: Executor, run: Callable[[Any], object], by_address: bool = False) -> None:
         self._executor, self._task = executor, run
         self._raised: BaseException | None = None
-        self._as_called = function(self._run)
+        self._as_called: Any = TaskAddressFunction(self._by_address()) if by_address else TaskFunction(self._run)
         self.function = c.cast(self._as_called, TaskFunction)
 
     def instead_of(self, failure: Error | None) -> BaseException | None:
@@ -313,11 +318,27 @@ class _Step:
             self._task(pointer)
             return 0
         except BaseException as error:  # noqa: BLE001, the call that ends the step raises it
-            self._raised = error
-            lib.dualpipe_task_set_error(to_c(words_of(error)))
-            return 1
+            return self._failed(error)
         finally:
             _calling.executor = outer
+
+    def _by_address(self) -> Callable[[Any, int], int]:
+        """Likewise, without what a step need not do for every task."""
+        task, failed = self._task, self._failed
+
+        def run(_: Any, address: int) -> int:
+            try:
+                task(address)
+                return 0
+            except BaseException as error:  # noqa: BLE001, the call that ends the step raises it
+                return failed(error)
+
+        return run
+
+    def _failed(self, error: BaseException) -> int:
+        self._raised = error
+        lib.dualpipe_task_set_error(to_c(words_of(error)))
+        return 1
 
 
 _calling = threading.local()

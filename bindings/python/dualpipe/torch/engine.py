@@ -118,7 +118,6 @@ class Engine:
         self._memory = cast(TensorMemoryEnd, self._executor._memory)
         self._memory.expect(self._specs)
         self._tasks = self._tasks_of(schedule, rank)
-        self._at = 0
 
     def step(self) -> None:
         """Runs one step. On a CUDA device what the current stream holds comes before it, what is enqueued there
@@ -126,10 +125,14 @@ class Engine:
 
         Raises what the compute raised, and what :meth:`Executor.step <dualpipe.Executor.step>` raises.
         """
-        self._at = 0
+        tasks = iter(self._tasks)
+
+        def run(address: int) -> None:
+            next(tasks)(_task_at(address))
+
         if self._stream is None:
             try:
-                return self._executor._step_by_address(self._run)
+                return self._executor._step_by_address(run)
             except BaseException:
                 self._link.break_off(())
                 raise
@@ -137,7 +140,7 @@ class Engine:
         self._stream.wait_stream(current)
         try:
             with torch.cuda.stream(self._stream):
-                self._executor._step_by_address(self._run)
+                self._executor._step_by_address(run)
         finally:
             current.wait_stream(self._stream)
 
@@ -185,10 +188,6 @@ class Engine:
         """Of one micro-batch: a list of its own, in which :meth:`set_microbatch` puts others."""
         direction = copy if self._directions == 2 else 0
         return self._of_microbatch.setdefault((direction, microbatch), list(self._specs))
-
-    def _run(self, address: int) -> None:
-        self._at = at = self._at + 1
-        self._tasks[at - 1](_task_at(address))
 
     def _forward(self, copy: int, microbatch: int) -> Callable[[Any], None]:
         forward = self._compute.forward
