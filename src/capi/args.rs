@@ -8,7 +8,7 @@ use super::status::dualpipe_status::*;
 use super::status::{Failure, Outcome};
 
 /// Fails unless `pointer` may be read or written as a `T`, as far as its bits tell.
-pub(crate) fn check_pointer<T>(name: &str, pointer: *const T) -> Outcome {
+pub(crate) fn check_pointer<T>(name: impl Display, pointer: *const T) -> Outcome {
     if pointer.is_null() {
         return Err(Failure::argument(name, "is NULL"));
     }
@@ -24,9 +24,9 @@ pub(crate) fn check_pointer<T>(name: &str, pointer: *const T) -> Outcome {
 /// # Safety
 /// `'a` ends with the call; any bits are a `T`; the pointer, if its bits pass, is one to `count` values.
 pub(crate) unsafe fn slice<'a, T>(
-    name: &str,
+    name: impl Display,
     pointer: *const T,
-    count_name: &str,
+    count_name: impl Display,
     count: usize,
 ) -> Outcome<&'a [T]> {
     if count == 0 {
@@ -39,14 +39,14 @@ pub(crate) unsafe fn slice<'a, T>(
 }
 
 /// Fails if `count` values of `T` could not be in memory.
-fn check_count<T>(name: &str, count: usize) -> Outcome {
+fn check_count<T>(name: impl Display, count: usize) -> Outcome {
     in_range(name, count, 0..=isize::MAX as usize / size_of::<T>().max(1))?;
     Ok(())
 }
 
 /// `value` if it is in `range`.
 pub(crate) fn in_range<T: PartialOrd + Display>(
-    name: &str,
+    name: impl Display,
     value: T,
     range: RangeInclusive<T>,
 ) -> Outcome<T> {

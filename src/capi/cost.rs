@@ -62,10 +62,10 @@ pub(crate) unsafe fn read(argument: &str, costs: *const dualpipe_costs) -> Outco
     let costs = unsafe { options::read(argument, costs) }?;
     let field = |name: &str| format!("{argument}->{name}");
     args::zero(&field("reserved"), costs.reserved)?;
-    args::in_range(&field("num_stages"), costs.num_stages, 1..=STAGES_MAX as usize)?;
+    args::in_range(field("num_stages"), costs.num_stages, 1..=STAGES_MAX as usize)?;
     // SAFETY: the caller's promise.
     let stages =
-        unsafe { args::slice(&field("stages"), costs.stages, &field("num_stages"), costs.num_stages) }?;
+        unsafe { args::slice(field("stages"), costs.stages, field("num_stages"), costs.num_stages) }?;
     let link = Link {
         latency_ns: costs.p2p_latency_ns,
         bytes_per_second: Some(costs.p2p_bytes_per_second).filter(|&bytes| bytes > 0),

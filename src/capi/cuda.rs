@@ -231,14 +231,13 @@ impl dualpipe_cuda_options {
 pub(super) unsafe fn read_nccl(argument: &str, given: *const dualpipe_nccl_options) -> Outcome<NcclOptions> {
     // SAFETY: the caller's promise.
     let given = unsafe { options::read(argument, given) }?;
-    let max_ctas = args::in_range(&format!("{argument}->max_ctas"), given.max_ctas, 0..=NCCL_CTAS_MAX)?;
+    let max_ctas = args::in_range(format!("{argument}->max_ctas"), given.max_ctas, 0..=NCCL_CTAS_MAX)?;
     let zero_cta = args::flag(&format!("{argument}->zero_cta"), given.zero_cta)?;
     args::zero(&format!("{argument}->reserved"), given.reserved)?;
     let length_name = format!("{argument}->unique_id_length");
     let length = args::in_range(&length_name, given.unique_id_length, 0..=isize::MAX as u64)? as usize;
     // SAFETY: the caller's promise.
-    let id =
-        unsafe { args::slice(&format!("{argument}->unique_id"), given.unique_id, &length_name, length) }?;
+    let id = unsafe { args::slice(format!("{argument}->unique_id"), given.unique_id, &length_name, length) }?;
     let mut options = NcclOptions::new(id.to_vec());
     options.zero_cta = zero_cta;
     if max_ctas > 0 {

@@ -418,7 +418,7 @@ unsafe fn read_specs(
     // SAFETY: the caller's promise.
     let specs = unsafe { args::slice(argument, specs, "num_tensors", count) }?;
     let spec = |(i, spec): (usize, &dualpipe_tensor_spec)| {
-        let ndim = args::in_range(&format!("{argument}[{i}].ndim"), spec.ndim as usize, 0..=DIMENSIONS_MAX)?;
+        let ndim = args::in_range(format!("{argument}[{i}].ndim"), spec.ndim as usize, 0..=DIMENSIONS_MAX)?;
         let dtype = DType { code: spec.dtype.code, bits: spec.dtype.bits, lanes: spec.dtype.lanes };
         let made = TensorSpec::new(dtype, &spec.shape[..ndim]);
         made.map_err(|e| Failure::new(e.kind().into(), format!("{argument}[{i}]: {e}")))

@@ -82,7 +82,7 @@ impl CallerMemory {
         // SAFETY: the caller's promise.
         let table = unsafe { options::read(argument, table) }?;
         args::zero(&format!("{argument}->reserved"), table.reserved)?;
-        let null = |name: &str| Failure::argument(&format!("{argument}->{name}"), "is NULL");
+        let null = |name: &str| Failure::argument(format!("{argument}->{name}"), "is NULL");
         Ok(CallerMemory {
             user_data: UserData(table.user_data),
             allocate: table.allocate.ok_or_else(|| null("allocate"))?,

@@ -89,7 +89,7 @@ unsafe fn size_of_given<T: Growing>(argument: &str, pointer: *const T) -> Outcom
             T::SIZE_V1,
             align_of::<T>()
         );
-        return Err(Failure::argument(&format!("{argument}->size"), how));
+        return Err(Failure::argument(format!("{argument}->size"), how));
     }
     Ok(size)
 }

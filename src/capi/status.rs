@@ -125,7 +125,7 @@ impl Failure {
     }
 
     /// An argument that is wrong in `how`: `Failure::argument("out", "is NULL")`.
-    pub(crate) fn argument(argument: &str, how: impl std::fmt::Display) -> Failure {
+    pub(crate) fn argument(argument: impl std::fmt::Display, how: impl std::fmt::Display) -> Failure {
         Failure::new(DUALPIPE_ERROR_INVALID_ARGUMENT, format!("{argument} {how}"))
     }
 }

@@ -249,23 +249,23 @@ unsafe fn take_back(pass: &mut PassTensors<'_>, tensors: &[dualpipe_tensor]) -> 
             ours.set_present(theirs.is_present != 0);
             if ours.is_present() && !theirs.dl.data.is_null() {
                 // SAFETY: the caller's promise.
-                unsafe { adopt(&format!("{name}[{i}]"), ours, theirs) }?;
+                unsafe { adopt(ours, theirs) }.map_err(|why| format!("{name}[{i}]{why}"))?;
             }
         }
     }
     Ok(())
 }
 
-/// Takes over where the task has put a tensor, if that is another place than before.
+/// Takes over where the task has put a tensor, if that is another place than before. An error begins behind its name.
 ///
 /// # Safety
 /// As for [`take_back`].
-unsafe fn adopt(name: &str, ours: &mut Tensor, theirs: &dualpipe_tensor) -> Result<(), String> {
+unsafe fn adopt(ours: &mut Tensor, theirs: &dualpipe_tensor) -> Result<(), String> {
     // SAFETY: the caller's promise.
-    let given = unsafe { tensor::read(name, &theirs.dl) }.map_err(|failure| failure.text)?;
+    let given = unsafe { tensor::read("", &theirs.dl) }.map_err(|failure| failure.text)?;
     let is_resized = given.shape != ours.shape();
     if is_resized {
-        ours.set_shape(given.shape).map_err(|why| format!("{name}: {why}"))?;
+        ours.set_shape(given.shape).map_err(|why| format!(": {why}"))?;
     }
     let is_row_major =
         given.strides.is_none() || (is_resized && theirs.dl.strides.cast_const() == ours.strides().as_ptr());
@@ -275,7 +275,7 @@ unsafe fn adopt(name: &str, ours: &mut Tensor, theirs: &dualpipe_tensor) -> Resu
     if !is_ours || given.device != place {
         let (dtype, shape) = (DLDataType::from(ours.dtype()), ours.shape());
         let text = format!("must be a row-major tensor of {dtype:?} {shape:?} on {place:?}, is {given:?}");
-        return Err(format!("{name} {text}"));
+        return Err(format!(" {text}"));
     }
     let data = NonNull::new(given.data).filter(|&data| ours.data() != Some(data));
     if let Some(data) = data {

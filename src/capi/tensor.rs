@@ -76,36 +76,45 @@ pub(crate) unsafe fn read<'a>(argument: &str, tensor: *const DLTensor) -> Outcom
     check_pointer(argument, tensor)?;
     // SAFETY: not NULL, aligned, the rest is the caller's promise.
     let tensor = unsafe { tensor.read() };
-    let field = |name: &str| format!("{argument}->{name}");
-    let ndim = args::in_range(&field("ndim"), tensor.ndim, 0..=DIMENSIONS_MAX)? as usize;
+    let field = |name| Field(argument, name);
+    let ndim = args::in_range(field("ndim"), tensor.ndim, 0..=DIMENSIONS_MAX)? as usize;
     // SAFETY: `ndim` numbers, the caller's promise.
-    let shape = unsafe { args::slice(&field("shape"), tensor.shape, &field("ndim"), ndim) }?;
+    let shape = unsafe { args::slice(field("shape"), tensor.shape, field("ndim"), ndim) }?;
     let strides = match tensor.strides.is_null() {
         true => None,
         // SAFETY: as for the shape.
-        false => Some(unsafe { args::slice(&field("strides"), tensor.strides, &field("ndim"), ndim) }?),
+        false => Some(unsafe { args::slice(field("strides"), tensor.strides, field("ndim"), ndim) }?),
     };
-    args::in_range(&field("dtype.bits"), tensor.dtype.bits, 1..=u8::MAX)?;
-    args::in_range(&field("dtype.lanes"), tensor.dtype.lanes, 1..=u16::MAX)?;
+    args::in_range(field("dtype.bits"), tensor.dtype.bits, 1..=u8::MAX)?;
+    args::in_range(field("dtype.lanes"), tensor.dtype.lanes, 1..=u16::MAX)?;
     let num_bytes = num_bytes(argument, shape, tensor.dtype)?;
     if tensor.data.is_null() && num_bytes > 0 {
         return Err(Failure::argument(
-            &field("data"),
+            field("data"),
             format!("is NULL, but the tensor has {num_bytes} bytes"),
         ));
     }
-    args::in_range(&field("byte_offset"), tensor.byte_offset, 0..=isize::MAX as u64)?;
+    args::in_range(field("byte_offset"), tensor.byte_offset, 0..=isize::MAX as u64)?;
     let data = tensor.data.cast::<u8>().wrapping_add(tensor.byte_offset as usize);
     let is_contiguous = strides.is_none_or(|strides| are_contiguous(shape, strides));
     let strides = strides.filter(|_| !is_contiguous);
     Ok(Tensor { data, device: tensor.device, dtype: tensor.dtype, shape, strides, num_bytes })
 }
 
+/// A field of an argument, whose name is made when it is asked for: tensors are read for every task.
+struct Field<'a>(&'a str, &'static str);
+
+impl std::fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}->{}", self.0, self.1)
+    }
+}
+
 /// Bytes of all elements, if they could be in memory.
 fn num_bytes(argument: &str, shape: &[i64], dtype: DLDataType) -> Outcome<usize> {
     if let Some((i, &n)) = shape.iter().enumerate().find(|(_, &n)| n < 0) {
         return Err(Failure::argument(
-            &format!("{argument}->shape[{i}]"),
+            format!("{argument}->shape[{i}]"),
             format!("is {n}, must be at least 0"),
         ));
     }
@@ -117,7 +126,7 @@ fn num_bytes(argument: &str, shape: &[i64], dtype: DLDataType) -> Outcome<usize>
     };
     let bytes = bits.map(|bits| bits.div_ceil(8)).filter(|&bytes| bytes <= isize::MAX as u128);
     bytes.map(|bytes| bytes as usize).ok_or_else(|| {
-        Failure::argument(&format!("{argument}->shape"), format!("is {shape:?}, more than memory can hold"))
+        Failure::argument(format!("{argument}->shape"), format!("is {shape:?}, more than memory can hold"))
     })
 }
 

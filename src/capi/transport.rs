@@ -307,7 +307,7 @@ impl CallerTransport {
             ("withdraw", table.withdraw.is_some()),
         ];
         if let Some((name, _)) = needed.iter().find(|(_, is_there)| !is_there) {
-            return Err(Failure::argument(&format!("{argument}->{name}"), "is NULL"));
+            return Err(Failure::argument(format!("{argument}->{name}"), "is NULL"));
         }
         let user_data = UserData(table.user_data);
         let (is_taken, state, left) = (Arc::default(), Mutex::default(), Condvar::new());

@@ -58,7 +58,7 @@ class Stages(Compute):
         self.when_final: Callable[[int, int], None] = lambda copy, peer: None
         self._modules, self._names = list(modules), names
         self._trains = not schedule.forward_only
-        self._differentiable = [k for k, spec in enumerate(specs) if spec.has_gradient]
+        self._differentiable = [k for k, spec in enumerate(specs) if spec.has_gradient and self._trains]
         last = schedule.stages - 1
         self._is_first = [stage == 0 for _, stage in self.stage_of]
         self._is_last = [stage == last for _, stage in self.stage_of]
@@ -91,10 +91,15 @@ class Stages(Compute):
         if for_input_only:
             return self._backward_for_input(copy, microbatch, output_grads)
         one = self._passes.pop((copy, microbatch))
-        self._run_backward(copy, one, output_grads)
+        if self._is_last[copy]:
+            _run_backward_of_loss(one.loss)
+        else:
+            outputs, grads = _with_gradients(one.outputs, output_grads)
+            if outputs:
+                run_backward(outputs, grads)
         if self._backward_dw[copy]:
             self._run_backward_dw(copy)
-        return self._input_grads(copy, one)
+        return () if self._is_first[copy] else [tensor.grad for tensor in one.inputs]
 
     def _backward_for_input(self, copy: int, microbatch: int, output_grads: MaybeTensors) -> MaybeTensors:
         one = self._passes[copy, microbatch]
@@ -119,7 +124,7 @@ class Stages(Compute):
         self, forward: tuple[int, int, Tensors], backward: tuple[int, int, MaybeTensors]
     ) -> tuple[Sequence[torch.Tensor], MaybeTensors]:
         if self._overlap is None:
-            return super().forward_backward(forward, backward)
+            return self.forward(*forward), self.backward(*backward, False)
         copy0, microbatch0, inputs = forward
         copy1, microbatch1, output_grads = backward
         entered = self._enter(copy0, microbatch0, inputs)
@@ -142,9 +147,8 @@ class Stages(Compute):
     def _enter(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[Any]:
         if self._is_first[copy]:
             return self.batch.inputs[self.stage_of[copy][0]][microbatch]
-        if self._trains:
-            for k in self._differentiable:
-                inputs[k].requires_grad_()
+        for k in self._differentiable:
+            inputs[k].requires_grad_()
         return inputs
 
     def _labels_of(self, copy: int, microbatch: int) -> Sequence[Any]:
@@ -214,9 +218,9 @@ def _run_backward_of_loss(loss: torch.Tensor | None) -> None:
 
 def _with_gradients(
     outputs: Sequence[torch.Tensor], grads: MaybeTensors
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+) -> tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]:
     """The outputs that have a graph and a gradient, and these."""
     if len(outputs) == 1 and grads[0] is not None and outputs[0].requires_grad:
-        return [outputs[0]], [grads[0]]
+        return outputs, grads  # type: ignore[return-value]
     pairs = [(one, grad) for one, grad in zip(outputs, grads) if grad is not None and one.requires_grad]
     return [one for one, _ in pairs], [grad for _, grad in pairs]

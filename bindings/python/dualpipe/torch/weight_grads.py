@@ -63,8 +63,8 @@ def run_backward(tensors: Sequence[torch.Tensor], grad_tensors: Sequence[torch.T
     been sent has none any more.
     """
     _run_engine(
-        tuple(tensors),
-        tuple(grad_tensors),
+        tensors if type(tensors) is tuple else tuple(tensors),
+        grad_tensors if type(grad_tensors) is tuple else tuple(grad_tensors),
         keep_graph=False,
         create_graph=False,
         allow_unreachable=True,
