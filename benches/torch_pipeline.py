@@ -4,8 +4,8 @@
 
 Two ranks, DualPipeV and DualPipe, stages that hand on what they get (and have one parameter). `host`: messages go
 nowhere, so that only Python, autograd and the executor are left, of which the thread's CPU time is taken, the mean of
-both ranks. `gloo`: they go, and the step's time is taken. `--peer DIR`: a checkout of DeepSeek's DualPipe, measured in turns with ours, in
-processes of its own; it is told that its device is the CPU. Needs torch and the package.
+both ranks. `gloo`: they go, and the step's time is taken. `--peer DIR`: a checkout of DeepSeek's DualPipe, measured in
+turns with ours, in processes of its own; it is told that its device is the CPU. Needs torch and the package.
 """
 
 from __future__ import annotations
