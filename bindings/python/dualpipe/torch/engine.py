@@ -254,18 +254,29 @@ class Engine:
         if self._stages[copy] == self._last:
             return lambda lent, outputs: None
 
+        def send_one(lent: Any, outputs: Sequence[torch.Tensor]) -> None:
+            if len(outputs) != 1:
+                self._check_count("outputs", outputs)
+            set_(_tensor_at(lent.outputs), outputs[0], specs[0], "output", 0)
+
         def send(lent: Any, outputs: Sequence[torch.Tensor]) -> None:
             self._check_count("outputs", outputs)
             address = lent.outputs
             for k, output in enumerate(outputs):
                 set_(_tensor_at(address + k * TENSOR_SIZE), output, specs[k], "output", k)
 
-        return send
+        return send_one if len(specs) == 1 else send
 
     def _sending_grads(self, copy: int, microbatch: int) -> Callable[[Any, MaybeTensors], None]:
         specs, set_ = self._specs_of(copy, microbatch), self._memory.set
         if self._stages[copy] == 0:
             return lambda lent, grads: None
+
+        def send_one(lent: Any, grads: MaybeTensors) -> None:
+            if len(grads) != 1 or grads[0] is None:
+                send(lent, grads)
+            else:
+                set_(_tensor_at(lent.input_grads), grads[0], specs[0], "input gradient", 0)
 
         def send(lent: Any, grads: MaybeTensors) -> None:
             self._check_count("input gradients", grads)
@@ -279,7 +290,7 @@ class Engine:
                     grad = torch.zeros(spec.shape, dtype=spec.dtype, device=self._device)
                 set_(one, grad, spec, "input gradient", k)
 
-        return send
+        return send_one if self._has_gradient == [True] else send
 
     def _check_count(self, name: str, given: Sequence[Any]) -> None:
         if len(given) != len(self._specs):
