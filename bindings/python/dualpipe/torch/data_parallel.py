@@ -30,11 +30,6 @@ class DataParallel:
         self._replicated = [one for one in module.modules() if isinstance(one, DistributedDataParallel)]
         self._sharded: list[Any] = list(_outermost_sharded(module))
 
-    @property
-    def is_none(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self._replicated and not self._sharded
-
     @contextmanager
     def held_back(self) -> Iterator[None]:
         """While it lasts backwards only add up: no gradient is reduced, no shard given back."""

@@ -15,7 +15,7 @@ from ..schedule import Schedule
 from ..timeline import Timeline
 from .structs import TENSOR_SIZE, PassView, TaskView, TensorView, views_of
 from .tensors import TensorMemory, TensorMemoryEnd, TensorSpec, specs_of
-from .transport import ProcessGroupTransport, link_of
+from .transport import Link, ProcessGroupTransport, link_of
 
 Tensors = list[torch.Tensor]
 MaybeTensors = Sequence["torch.Tensor | None"]
@@ -102,6 +102,8 @@ class Engine:
         wires = [(spec.dtype, spec.shape) for spec in self._specs]
         options: dict[str, Any] = {"tensors": wires, "timeout": timeout, "memory": memory}
         self._stream: Any = None
+        self.link: Link | None = None
+        """What messages go by, on the host."""
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             options["cuda"] = Cuda(
@@ -109,9 +111,9 @@ class Engine:
             )
             options["nccl"] = Nccl(_shared_unique_id(schedule, group, ranks))
         elif self._device.type == "cpu":
-            self._link = link_of(group, timeout)
-            self._link.agree(f"{schedule!r} of {self._specs}", timeout)
-            options["transport"] = ProcessGroupTransport(self._link, ranks, self._has_gradient, timeout, memory.at)
+            self.link = link_of(group, timeout)
+            self.link.agree(f"{schedule!r} of {self._specs}", timeout)
+            options["transport"] = ProcessGroupTransport(self.link, ranks, self._has_gradient, timeout, memory.at)
         else:
             raise InvalidArgument(f"device is {self._device}, must be cpu or cuda")
         self._executor = Executor(schedule, rank, **options)
@@ -130,11 +132,11 @@ class Engine:
         def run(address: int) -> None:
             next(tasks)(_task_at(address))
 
-        if self._stream is None:
+        if self.link is not None:
             try:
                 return self._executor._step_by_address(run)
             except BaseException:
-                self._link.break_off(())
+                self.link.break_off(())
                 raise
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)

@@ -89,8 +89,7 @@ class Pipeline(nn.Module):
         self._reduction: PairReduction | None = None
         if reduce_gradients:
             stages = [stage for _, stage in smallest.copies(self.rank)]
-            where = self.group, self._group_ranks, self._device
-            self._reduction = PairReduction(list(self.module), stages, *where, timeout)
+            self._reduction = PairReduction(list(self.module), stages, self.group, self._group_ranks, timeout)
         if split_weight_grads:
             split_linears(self.module)
         self._data_parallel = [DataParallel(one) for one in self.module]
@@ -158,7 +157,7 @@ class Pipeline(nn.Module):
         ready.stages.when_final = self._when_final
         self._reduced.clear()
         if self._reduction is not None:
-            self._reduction.reset()
+            self._reduction.begin(ready.engine.link)
         try:
             with ExitStack() as stack:
                 self._syncs = [sync_gradients and _syncs(one) for one in self.module]
@@ -262,7 +261,26 @@ class Pipeline(nn.Module):
         return loss, outputs
 
 
-class DualPipe(Pipeline):
+class _Named(Pipeline):
+    """A pipeline whose schedule goes by its class's name."""
+
+    _kind: str
+
+    def __init__(
+        self,
+        modules: Sequence[nn.Module],
+        batch_dim: int = 0,
+        process_group: dist.ProcessGroup | None = None,
+        rank_mapping: Sequence[int] | None = None,
+        *,
+        schedule: str | Schedule | None = None,
+        **options: Any,
+    ) -> None:
+        schedule = self._kind if schedule is None else schedule
+        super().__init__(modules, batch_dim, process_group, rank_mapping, schedule=schedule, **options)
+
+
+class DualPipe(_Named):
     """DeepSeek's DualPipe: two directions, two parameter copies of each stage. Its arguments are those of
     :class:`Pipeline`; ``num_ranks`` is even, ``num_chunks`` even and at least 2 * num_ranks - 2.
 
@@ -270,34 +288,14 @@ class DualPipe(Pipeline):
     the other way round.
     """
 
-    def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        batch_dim: int = 0,
-        process_group: dist.ProcessGroup | None = None,
-        rank_mapping: Sequence[int] | None = None,
-        *,
-        schedule: str | Schedule = "dualpipe",
-        **options: Any,
-    ) -> None:
-        super().__init__(modules, batch_dim, process_group, rank_mapping, schedule=schedule, **options)
+    _kind = "dualpipe"
 
 
-class DualPipeV(Pipeline):
+class DualPipeV(_Named):
     """DeepSeek's DualPipeV: a V, so that inputs, labels, losses and outputs are all on the first rank. Its arguments are
     those of :class:`Pipeline`; ``num_chunks`` is at least 2 * num_ranks - 1."""
 
-    def __init__(
-        self,
-        modules: Sequence[nn.Module],
-        batch_dim: int = 0,
-        process_group: dist.ProcessGroup | None = None,
-        rank_mapping: Sequence[int] | None = None,
-        *,
-        schedule: str | Schedule = "dualpipe_v",
-        **options: Any,
-    ) -> None:
-        super().__init__(modules, batch_dim, process_group, rank_mapping, schedule=schedule, **options)
+    _kind = "dualpipe_v"
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import Error, PeerFailed, Timeout
-from .transport import link_of
+from .transport import Link
 
 _TAG = 2**30 + 1
 """Of a message of gradients, with its stage: above the transport's."""
@@ -31,11 +31,10 @@ class PairReduction:
         stages: Sequence[int],
         group: dist.ProcessGroup,
         ranks: Sequence[int],
-        device: torch.device,
         timeout: float,
     ) -> None:
         self._group, self._ranks, self._stages, self._timeout = group, list(ranks), list(stages), timeout
-        self._is_host = device.type == "cpu"
+        self._link: Link | None = None
         both = {id(one) for one in copies[0].parameters()} & {id(one) for one in copies[1].parameters()}
         self._own = [[one for one in _trained(copy) if id(one) not in both] for copy in copies]
         # The other rank has the copies the other way round: the order is that of the lower stage's module.
@@ -51,14 +50,14 @@ class PairReduction:
         if len(self._final) == 2:
             self._exchange(self._both, peer, _TAG - 1)
 
-    def reset(self) -> None:
-        """Forgets what is under way: before a step, since the one before may have failed."""
+    def begin(self, link: Link | None) -> None:
+        """Before a step, whose messages go by ``link``; on a device None. The step before may have failed."""
+        self._link = link
         self._pending, self._final = [], []
 
     def finish(self) -> None:
         """Waits for the sums. Raises :class:`~dualpipe.errors.Timeout`, :class:`~dualpipe.errors.PeerFailed`."""
-        pending = self._pending
-        self.reset()
+        pending, self._pending = self._pending, []
         for parameters, mine, theirs, works, peer in pending:
             for work in works:
                 self._wait(work, peer)
@@ -68,10 +67,9 @@ class PairReduction:
         for alike in _by_dtype(parameters):
             mine = torch.cat([_gradient(one).reshape(-1) for one in alike])
             theirs = torch.empty_like(mine)
-            if self._is_host:
-                link = link_of(self._group, self._timeout)
+            if self._link is not None:
                 where = self._ranks[peer], tag
-                works = [link.gloo.send([mine], *where), link.gloo.recv([theirs], *where)]
+                works = [self._link.gloo.send([mine], *where), self._link.gloo.recv([theirs], *where)]
             else:
                 rank = dist.get_global_rank(self._group, self._ranks[peer])
                 ops = [
@@ -82,10 +80,10 @@ class PairReduction:
             self._pending.append((alike, mine, theirs, works, peer))
 
     def _wait(self, work: Any, peer: int) -> None:
-        if not self._is_host:
+        link = self._link
+        if link is None:
             work.wait()
             return
-        link = link_of(self._group, self._timeout)
         try:
             work.wait(datetime.timedelta(seconds=self._timeout))
         except RuntimeError as error:

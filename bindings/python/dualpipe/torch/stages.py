@@ -17,13 +17,12 @@ from .weight_grads import WeightGradStore, modules_with_backward_dw, run_backwar
 
 
 class Pass:
-    """What is kept of one micro-batch at one stage from F to B, and from I to W."""
+    """What is kept of one micro-batch at one stage from F to B or I."""
 
-    __slots__ = ("inputs", "loss", "outputs", "weight_grads")
+    __slots__ = ("inputs", "loss", "outputs")
 
     def __init__(self, inputs: Sequence[Any], outputs: Any, loss: torch.Tensor | None) -> None:
         self.inputs, self.outputs, self.loss = inputs, outputs, loss
-        self.weight_grads: Sequence[Callable[[], Any]] = ()
 
 
 class Batch:
@@ -69,11 +68,14 @@ class Stages(Compute):
         overlap = getattr(next(iter(kinds)), "overlapped_forward_backward", None)
         self._overlap = overlap if len(kinds) == 1 and self._trains else None
         self._passes: dict[tuple[int, int], Pass] = {}
+        self._weight_grads: dict[tuple[int, int], list[Callable[[], Any]]] = {}
+        """What each I left for its W."""
 
     def begin(self, batch: Batch) -> None:
         """Before a step."""
         self.batch = batch
         self._passes.clear()
+        self._weight_grads.clear()
         WeightGradStore.clear()
 
     def forward(self, copy: int, microbatch: int, inputs: Tensors) -> Sequence[torch.Tensor]:
@@ -88,35 +90,28 @@ class Stages(Compute):
         return sent
 
     def backward(self, copy: int, microbatch: int, output_grads: MaybeTensors, for_input_only: bool) -> MaybeTensors:
-        if for_input_only:
-            return self._backward_for_input(copy, microbatch, output_grads)
         one = self._passes.pop((copy, microbatch))
-        if self._is_last[copy]:
-            _run_backward_of_loss(one.loss)
-        else:
-            outputs, grads = _with_gradients(one.outputs, output_grads)
-            if outputs:
-                run_backward(outputs, grads)
-        if self._backward_dw[copy]:
-            self._run_backward_dw(copy)
-        return () if self._is_first[copy] else [tensor.grad for tensor in one.inputs]
-
-    def _backward_for_input(self, copy: int, microbatch: int, output_grads: MaybeTensors) -> MaybeTensors:
-        one = self._passes[copy, microbatch]
-        WeightGradStore.enabled = True
+        if for_input_only:
+            WeightGradStore.enabled = True
         try:
-            self._run_backward(copy, one, output_grads)
+            if self._is_last[copy]:
+                _run_backward_of_loss(one.loss)
+            else:
+                outputs, grads = _with_gradients(one.outputs, output_grads)
+                if outputs:
+                    run_backward(outputs, grads)
         finally:
-            WeightGradStore.enabled = False
-        one.weight_grads = WeightGradStore.take()
-        grads = self._input_grads(copy, one)
-        one.inputs = one.outputs = ()
-        one.loss = None
-        return grads
+            if for_input_only:
+                WeightGradStore.enabled = False
+        if for_input_only:
+            self._weight_grads[copy, microbatch] = WeightGradStore.take()
+        elif self._backward_dw[copy]:
+            self._run_backward_dw(copy)
+        return self._input_grads(copy, one)
 
     def backward_weight(self, copy: int, microbatch: int) -> None:
         with torch.no_grad():  # what is saved of a forward has a graph, which a gradient is not to get
-            for func in self._passes.pop((copy, microbatch)).weight_grads:
+            for func in self._weight_grads.pop((copy, microbatch)):
                 func()
             self._run_backward_dw(copy)
 
@@ -190,14 +185,6 @@ class Stages(Compute):
         if not isinstance(outputs, (tuple, list)):
             raise TypeError(f"stage {self.stage_of[copy][1]} gave {type(outputs).__name__}, must give tensors")
         return tuple(outputs)
-
-    def _run_backward(self, copy: int, one: Pass, output_grads: MaybeTensors) -> None:
-        if self._is_last[copy]:
-            _run_backward_of_loss(one.loss)
-            return
-        outputs, grads = _with_gradients(one.outputs, output_grads)
-        if outputs:
-            run_backward(outputs, grads)
 
     def _input_grads(self, copy: int, one: Pass) -> MaybeTensors:
         return () if self._is_first[copy] else [tensor.grad for tensor in one.inputs]
