@@ -3,11 +3,14 @@
 #[path = "support/data.rs"]
 mod data;
 
-use dualpipe::balance::{deepseek, lower_bounds, LayerBalance, Options, Problem};
-use proptest::prelude::*;
+#[path = "support/naive_placement.rs"]
+mod naive_placement;
 
-/// Loads are multiples of this, so that any count of replicas up to 8 divides them.
-const UNIT: u64 = 840;
+use dualpipe::balance::{
+    bounds, deepseek, lower_bounds, Cluster, Goal, GroupRule, LayerBalance, Options, Problem,
+};
+use naive_placement::{num_placements, UNIT};
+use proptest::prelude::*;
 
 /// The least possible load of the heaviest GPU: every slot is given every expert.
 fn best_by_trying_all(problem: &Problem, loads: &[u64]) -> u64 {
@@ -118,6 +121,57 @@ proptest! {
     ) {
         assert_below_the_optimum(&problem, &loads);
     }
+}
+
+/// GPUs of 1 to 3 slots on up to 3 nodes, some dead; experts in groups; loads.
+fn any_small_layer() -> impl Strategy<Value = (Cluster, Goal, Vec<u64>)> {
+    let gpus = prop::collection::vec((1u32..=3, 0u32..3, prop::bool::weighted(0.9)), 1..=4);
+    let groups = prop::sample::select(vec![GroupRule::Free, GroupRule::Whole]);
+    let numbers = (1usize..=3, 1usize..=2, 1usize..=2);
+    let loads = (1usize..=6).prop_flat_map(loads);
+    (gpus, loads, groups, numbers, 1u32..=3).prop_filter_map(
+        "too large, or no placement",
+        |(gpus, loads, groups, (num_groups, min_gpus, min_nodes), slots_max)| {
+            let slots: Vec<u32> = gpus.iter().map(|gpu| gpu.0.min(slots_max)).collect();
+            let nodes: Vec<u32> = gpus.iter().map(|gpu| gpu.1.min(gpus.len() as u32 - 1)).collect();
+            let alive: Vec<bool> = gpus.iter().map(|gpu| gpu.2).collect();
+            let cluster = Cluster::new(&slots, &nodes, &alive).ok()?;
+            let num_groups = num_groups.min(loads.len());
+            let goal = Goal { num_groups, groups, min_gpus, min_nodes, ..Goal::new(1, loads.len()) };
+            let is_small = num_placements(&cluster, loads.len()) < 10_000.0 && cluster.num_live_slots() <= 8;
+            (is_small && goal.check(&cluster).is_ok()).then_some((cluster, goal, loads))
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_placement_on_unequal_gpus_beats_the_bounds((cluster, goal, loads) in any_small_layer()) {
+        let Some(best) = naive_placement::best_by_trying_all(&cluster, &goal, &loads, true) else { return Ok(()) };
+        let sum: u64 = loads.iter().sum();
+        prop_assume!(sum > 0);
+        let floats: Vec<f32> = loads.iter().map(|&load| load as f32).collect();
+        let bound = bounds(&cluster, &goal, &floats).unwrap()[0];
+        let gpus = cluster.num_live_gpus() as u64;
+        let equal = (best.equal * gpus) as f64 / sum as f64;
+        let weighted = best.weighted * gpus as f64 / sum as f64;
+        prop_assert!(bound.joint.max(bound.node) <= weighted * (1.0 + 1e-12), "{bound:?} {weighted}");
+        prop_assert!(bound.joint <= bound.equal && bound.equal <= equal, "{bound:?} {equal}");
+    }
+}
+
+#[test]
+fn two_slots_on_each_gpu_bound_an_equal_split_more_tightly() {
+    // A mean of 26 / 3, and 10 without a second replica. But 10 and 10 need a light partner each, which are 2 / 2 at
+    // best: 11.
+    let cluster = Cluster::even(6, 3, 1).unwrap();
+    let loads = [10.0, 10.0, 2.0, 2.0, 2.0];
+    let bound = bounds(&cluster, &Goal::new(1, 5), &loads).unwrap()[0];
+    let mean = 26.0 / 3.0;
+    assert!((bound.joint * mean - 10.0).abs() < 1e-9, "{bound:?}");
+    assert!(bound.equal * mean > 10.6 && bound.equal * mean < 11.0 + 1e-9, "{bound:?}");
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl ExpertReport {
     }
 
     pub(crate) fn print(&self) {
-        let &Problem { num_experts, num_gpus, .. } = self.plan.problem();
+        let (num_experts, num_gpus) = (self.plan.num_experts(), self.plan.cluster().num_gpus());
         let stages: Vec<[f64; 3]> = self
             .in_order
             .iter()

@@ -19,7 +19,9 @@
 //! 3. Nothing is renumbered node by node and back again. A node knows its experts' names instead.
 
 use super::bound::Bounds;
+use super::goal::Split;
 use super::layers::{place_layers, Layer, Options};
+use super::loads::Loads;
 use super::pack::Packer;
 use super::plan::{ExpertPlan, LayerBalance};
 use super::replicate::Replicas;
@@ -65,11 +67,23 @@ use crate::error::Result;
 /// # Ok::<(), dualpipe::Error>(())
 /// ```
 pub fn deepseek(problem: &Problem, loads: &[f32], options: Options<'_>) -> Result<ExpertPlan> {
-    place_layers(problem, loads, options, || {
-        let mut placer = Placer::new(problem);
-        move |layer| placer.place(layer)
+    options.check()?;
+    problem.check()?;
+    let loads = Loads::new(loads, 1, problem.num_layers, problem.num_experts)?;
+    let plan = ExpertPlan::empty(problem.cluster()?, problem.goal());
+    let (cluster, goal) = (plan.cluster().clone(), *plan.goal());
+    place_layers(plan, options, SLOTS_PER_REPORT, || {
+        let mut placer = Placer::new(problem, Bounds::of_deepseek(&cluster, &goal));
+        move |layer| {
+            let loads = loads.of(0, layer.index);
+            placer.place(loads, layer);
+            Ok(())
+        }
     })
 }
+
+/// A millisecond's work.
+const SLOTS_PER_REPORT: usize = 1 << 14;
 
 /// The sizes as the steps see them, and room for one layer.
 struct Placer {
@@ -96,7 +110,7 @@ struct Placer {
 }
 
 impl Placer {
-    fn new(problem: &Problem) -> Placer {
+    fn new(problem: &Problem, bounds: Bounds) -> Placer {
         let (num_groups, num_nodes) =
             if problem.is_hierarchical() { (problem.num_groups, problem.num_nodes) } else { (1, 1) };
         let experts_per_node = problem.num_experts / num_nodes;
@@ -116,20 +130,22 @@ impl Placer {
             replicas: Replicas::with_capacity(experts_per_node, slots_per_node),
             slot_loads: Vec::with_capacity(slots_per_node),
             packer: Packer::with_capacity(slots_per_node.max(num_groups), gpus_per_node.max(num_nodes)),
-            bounds: Bounds::new(problem),
+            bounds,
         }
     }
 
-    fn place(&mut self, mut layer: Layer<'_>) {
-        self.pack_groups(layer.loads); // 1
+    fn place(&mut self, loads: &[f32], mut layer: Layer<'_>) {
+        self.pack_groups(loads); // 1
         for node in 0..self.num_nodes {
-            self.name_experts(node, layer.loads);
+            self.name_experts(node, loads);
             self.replicas.replicate(&self.loads, self.slots_per_node); // 2
             self.pack_replicas(node, &mut layer); // 3
         }
         *layer.balance = LayerBalance {
-            imbalance: self.bounds.imbalance(&layer),
-            bound: self.bounds.lower_bound(layer.loads),
+            imbalance: self.bounds.imbalance(loads, &layer),
+            away: 0.0,
+            split: Split::Equal,
+            bound: self.bounds.lower_bound(loads),
         };
     }
 

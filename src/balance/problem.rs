@@ -1,5 +1,8 @@
-//! What is asked, and everything that can be wrong with it, found before anything is allocated.
+//! The sizes that DeepSeek's policy is asked with, and everything that can be wrong with them, found before anything is
+//! allocated.
 
+use super::cluster::{Cluster, SLOTS_MAX};
+use super::goal::{Goal, GroupRule, EXPERTS_MAX, LAYERS_MAX, PLAN_SLOTS_MAX};
 use crate::error::{in_range, Error, Result};
 
 /// The sizes of a placement. Numbers count the whole cluster.
@@ -20,14 +23,6 @@ pub struct Problem {
     /// GPUs of all nodes; hierarchical: a multiple of `num_nodes`.
     pub num_gpus: usize,
 }
-
-const LAYERS_MAX: usize = 4096;
-const EXPERTS_MAX: usize = 1 << 16;
-const SLOTS_MAX: usize = 1 << 20;
-/// Slots of all layers together.
-const PLAN_SLOTS_MAX: usize = 1 << 26;
-/// What a layer's loads may add up to: far enough below float32's 3.4e38 that no rounded sum of them overflows.
-const LAYER_LOAD_MAX: f64 = 1e38;
 
 impl Problem {
     /// Whether each group of experts stays on one node: where the nodes divide the groups.
@@ -85,57 +80,21 @@ impl Problem {
         Ok(())
     }
 
-    /// Whether `loads`, row major `[num_layers, num_experts]`, can be placed; after [`Problem::check`].
-    pub(super) fn check_loads(&self, loads: &[f32]) -> Result<()> {
-        let &Problem { num_layers, num_experts, .. } = self;
-        if loads.len() != num_layers * num_experts {
-            let range = format!(
-                "must be num_layers * num_experts = {num_layers} * {num_experts} = {}",
-                num_layers * num_experts
-            );
-            return Err(Error::argument("balance", "the number of loads", loads.len(), range));
-        }
-        for (layer, loads) in loads.chunks_exact(num_experts).enumerate() {
-            // Without an early exit, to be vectorised.
-            if !loads.iter().fold(true, |all, &load| all & is_load(load)) {
-                let expert = loads.iter().position(|&load| !is_load(load)).unwrap_or(0);
-                return Err(Error::argument(
-                    "balance",
-                    format!("loads[layer {layer}, expert {expert}]"),
-                    format!("{:?}", loads[expert]),
-                    "must be finite and not negative",
-                ));
-            }
-            let sum = total(loads);
-            if sum > LAYER_LOAD_MAX {
-                return Err(Error::argument(
-                    "balance",
-                    format!("the sum of layer {layer}'s loads"),
-                    format!("{sum:.3e}"),
-                    format!("must be at most {LAYER_LOAD_MAX:e}"),
-                ));
-            }
-        }
-        Ok(())
+    /// The cluster that it is about: equal GPUs, on equal nodes where those count.
+    pub(super) fn cluster(&self) -> Result<Cluster> {
+        let num_nodes = if self.is_hierarchical() { self.num_nodes } else { 1 };
+        Cluster::even(self.num_slots, self.num_gpus, num_nodes)
     }
-}
 
-fn is_load(load: f32) -> bool {
-    // False for NaN.
-    (0.0..=f32::MAX).contains(&load)
-}
-
-/// The sum in float64, in a fixed order that leaves the processor eight sums to do at once.
-pub(super) fn total(loads: &[f32]) -> f64 {
-    let mut sums = [0.0; 8];
-    let chunks = loads.chunks_exact(8);
-    let rest: f64 = chunks.remainder().iter().copied().map(f64::from).sum();
-    for chunk in chunks {
-        for (sum, &load) in sums.iter_mut().zip(chunk) {
-            *sum += f64::from(load);
+    /// What DeepSeek's policy is after.
+    pub(super) fn goal(&self) -> Goal {
+        let goal = Goal::new(self.num_layers, self.num_experts);
+        if self.is_hierarchical() {
+            Goal { num_groups: self.num_groups, groups: GroupRule::Whole, ..goal }
+        } else {
+            goal
         }
     }
-    sums.iter().sum::<f64>() + rest
 }
 
 /// `": 28 or 32"`: the nearest numbers below and above `value` that `will_do`, as far as there are any.
