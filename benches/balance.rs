@@ -1,5 +1,6 @@
-//! How long placing takes, and how good it is: DeepSeek's policy beside a sort of the same numbers, which is the least it
-//! has to do; refined, weighted and few-moves placements with their imbalance and its bound, printed before the times.
+//! How long placing takes, and how good it is: DeepSeek's policy beside a sort of the same numbers, which is the
+//! least it has to do; refined, weighted and few-moves placements with their imbalance and its bound, printed before
+//! the times.
 //!
 //! Loads are lognormal like those of DeepSeek-V3 (sigma 0.65), from a seed; or, under `recorded`, those in
 //! expert_loads_gpqa_58x256.csv, where there is one (tests/support/data.rs).

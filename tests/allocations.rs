@@ -1,46 +1,17 @@
 //! Steps do not allocate once the first has run. A file of its own, because it replaces the global allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+#[path = "support/counting.rs"]
+mod counting;
+
+use std::sync::atomic::Ordering;
 use std::sync::Barrier;
 use std::time::Duration;
 
+use counting::{ALLOCATIONS, COUNTS};
 use dualpipe::execute::transport::Inproc;
 use dualpipe::execute::{Boundaries, DType, Executor, Options, TaskRun, TensorSpec};
 use dualpipe::program::lower;
 use dualpipe::schedule::{dualpipe, Work};
-
-struct Counting;
-
-static COUNTS: AtomicBool = AtomicBool::new(false);
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-fn count() {
-    if COUNTS.load(Ordering::Relaxed) {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: hands everything to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.dealloc(data, layout) }
-    }
-    unsafe fn realloc(&self, data: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise is the same.
-        unsafe { System.realloc(data, layout, size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn steps_do_not_allocate_in_the_steady_state() {

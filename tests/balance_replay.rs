@@ -4,8 +4,8 @@ use std::cell::{Cell, RefCell};
 
 use dualpipe::balance::replay::{Moves, Placed, Policy, Replay, ReplayOptions};
 use dualpipe::balance::{
-    balance, deepseek, gpu_loads, replay, Cluster, Current, Goal, GroupRule, MoveBudget, Options,
-    Problem, Split, EMPTY,
+    balance, deepseek, gpu_loads, replay, Cluster, Current, Goal, GroupRule, MoveBudget, Options, Problem,
+    Split, EMPTY,
 };
 use dualpipe::{Error, ErrorKind};
 use proptest::prelude::*;
@@ -306,23 +306,22 @@ fn drifting(num_steps: usize) -> Vec<f32> {
 #[test]
 fn built_in_policies_plan_from_the_window() {
     let cluster = Cluster::even(12, 4, 2).unwrap();
-    let budget = MoveBudget::Moves(1);
+    let one = MoveBudget::Moves(1);
     for split in [Split::Equal, Split::Weighted] {
         let goal = Goal { split, ..Goal::new(2, 8) };
         let loads = drifting(8);
-        let by_hand = |name: &'static str, current: bool| {
+        let by_hand = |name: &'static str, budget: MoveBudget| {
             Policy::new(name, move |past, before| {
-                let slot_to_expert = &before.slot_to_expert[..];
-                let current = current.then_some(Current { slot_to_expert, budget });
+                let current = Some(Current { slot_to_expert: &before.slot_to_expert, budget });
                 let plan = balance(past.cluster(), past.goal(), past.window(), current, Options::default())?;
                 Ok(Some(Placed::from(&plan)))
             })
         };
         let mut policies = [
             Policy::refined(),
-            by_hand("refined", false),
-            Policy::few_moves(budget),
-            by_hand("few moves", true),
+            by_hand("refined", MoveBudget::Free),
+            Policy::few_moves(one),
+            by_hand("few moves", one),
             Policy::none(),
             Policy::deepseek(),
         ];

@@ -233,7 +233,7 @@ fn what_cannot_be_is_refused() {
 const GPUS: usize = 8;
 const SLOTS: usize = 40;
 const EXPERTS: usize = 32;
-/// Per step: 128 for each GPU, as in decoding, where the heaviest lies some 8 % above the mean by chance alone.
+/// Per step: 128 for each GPU, as in decoding; what sampling adds to the heaviest is some 8 % of the mean here.
 const TOKENS: usize = 1024;
 const STEPS: usize = 32;
 

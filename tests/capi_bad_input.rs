@@ -10,13 +10,25 @@
 
 #[path = "capi_bad_input/cuda.rs"]
 mod cuda;
+#[path = "capi_bad_input/expert_transfer.rs"]
+mod expert_transfer;
 #[path = "capi_bad_input/inputs.rs"]
 mod inputs;
 #[path = "support/library.rs"]
 mod library;
+#[path = "capi_bad_input/loads.rs"]
+mod loads;
+#[path = "capi_bad_input/plans.rs"]
+mod plans;
 
+#[path = "capi_bad_input/route.rs"]
+mod route;
 #[path = "capi_bad_input/table.rs"]
 mod table;
+#[path = "capi_bad_input/trust.rs"]
+mod trust;
+#[path = "capi_bad_input/trust_cases.rs"]
+mod trust_cases;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
@@ -71,6 +83,12 @@ fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
     cuda::bad_cuda_and_nccl_options(&world);
     cuda::what_is_missing_is_said(&world);
     bad_loads();
+    loads::bad_loads_and_texts();
+    plans::bad_loads_and_placements();
+    route::bad_counts_and_choices();
+    route::a_router_is_one_threads_at_a_time();
+    expert_transfer::bad_gains_and_tensors();
+    trust_cases::bad_placements_and_policies();
     an_executor_is_one_threads_at_a_time();
     a_panic_in_a_callback_stays_in_the_call();
     an_object_may_be_freed_while_another_thread_uses_it();

@@ -201,7 +201,9 @@ fn no_field_of_a_struct_is_missing() {
         ("executor.h", "dualpipe_executor_options"),
         ("cuda.h", "dualpipe_nccl_options"),
         ("cost.h", "dualpipe_costs"),
+        ("cluster.h", "dualpipe_cluster"),
         ("memory.h", "dualpipe_memory"),
+        ("expert_transfer.h", "dualpipe_expert_transfer_options"),
         ("transport.h", "dualpipe_transport"),
     ] {
         let text = std::fs::read_to_string(library::include().join("dualpipe").join(header)).expect(header);

@@ -117,7 +117,10 @@ fn initializers(source: &str) -> String {
         });
         let zeros = zeros.collect::<Vec<_>>().join(", ");
         let macro_name = name.to_uppercase();
-        writeln!(macros, "/** Initializes a {name}: `{name} x = {macro_name}_INIT;` */").expect("a String");
+        let comment = format!("/** Initializes a {name}: `{name} x = {macro_name}_INIT;` */");
+        let is_wide = comment.len() > WIDTH;
+        let comment = if is_wide { comment.replacen(": `", ":\n * `", 1) } else { comment };
+        writeln!(macros, "{comment}").expect("a String");
         let definition = format!("#define {macro_name}_INIT {{ sizeof({name}), {zeros} }}\n");
         let is_wide = definition.len() > WIDTH;
         let definition = if is_wide { definition.replacen(" {", " \\\n  {", 1) } else { definition };

@@ -91,6 +91,7 @@ struct LayerPlanner<'a> {
 }
 
 /// Where there is no current placement, or it may all be changed.
+#[allow(clippy::large_enum_variant)] // there is one for each thread
 enum Placer<'a> {
     Equal(Refiner<'a>),
     Weighted(WeightedPlacer<'a>),

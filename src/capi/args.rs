@@ -38,6 +38,20 @@ pub(crate) unsafe fn slice<'a, T>(
     Ok(unsafe { std::slice::from_raw_parts(pointer, count) })
 }
 
+/// A text that the caller lends: UTF-8 up to its NUL, of which at most `length_max` bytes count; what is not UTF-8
+/// becomes U+FFFD.
+///
+/// # Safety
+/// The pointer, if its bits pass, may be read as far as the text or `length_max` bytes go.
+pub(crate) unsafe fn text(name: &str, pointer: *const c_char, length_max: usize) -> Outcome<String> {
+    check_pointer(name, pointer)?;
+    // SAFETY: not NULL; the rest is the caller's promise.
+    let length = unsafe { libc::strnlen(pointer, length_max) };
+    // SAFETY: so many bytes were looked at.
+    let bytes = unsafe { slice(name, pointer.cast::<u8>(), "its length", length) }?;
+    Ok(String::from_utf8_lossy(bytes).into_owned())
+}
+
 /// Fails if `count` values of `T` could not be in memory.
 fn check_count<T>(name: impl Display, count: usize) -> Outcome {
     in_range(name, count, 0..=isize::MAX as usize / size_of::<T>().max(1))?;
@@ -155,6 +169,19 @@ impl<T> Buffer<T> {
         Ok(())
     }
 
+    /// Lets `write` write all `count` values where they are to go; it changes none if it fails. It is not called if
+    /// only the count is asked for.
+    pub(crate) fn fill_in_place(self, count: usize, write: impl FnOnce(&mut [T]) -> Outcome) -> Outcome {
+        if !self.values.is_null() {
+            self.needs(count, count)?;
+            // SAFETY: count <= capacity values, which may be written as promised to `new`, and which nobody else uses;
+            // they are numbers, of which any bits are one.
+            write(unsafe { std::slice::from_raw_parts_mut(self.values, count) })?;
+        }
+        self.count.write(count);
+        Ok(())
+    }
+
     fn needs(&self, capacity: usize, count: usize) -> Outcome {
         if self.capacity >= capacity {
             return Ok(());
@@ -215,6 +242,25 @@ mod tests {
         assert!(buffer(values.as_mut_ptr(), isize::MAX as usize / 4, &mut count).is_ok());
         assert!(buffer(values.as_mut_ptr(), isize::MAX as usize / 4 + 1, &mut count).is_err());
         assert!(buffer(null_mut(), 1, &mut count).is_err());
+    }
+
+    #[test]
+    fn a_buffer_is_filled_in_place_or_left_alone() {
+        for (capacity, is_good, want) in
+            [(2, true, [9, 9, 9]), (3, false, [9, 9, 9]), (3, true, [0, 1, 2]), (0, true, [9, 9, 9])]
+        {
+            let (mut values, mut count) = ([9; 3], 77);
+            let pointer = if capacity == 0 { null_mut() } else { values.as_mut_ptr() };
+            let filled = buffer(pointer, capacity, &mut count).unwrap().fill_in_place(3, |values| {
+                if !is_good {
+                    return Err(Failure::argument("x", "is 3"));
+                }
+                values.iter_mut().zip(0..).for_each(|(value, i)| *value = i);
+                Ok(())
+            });
+            assert_eq!(filled.is_ok(), capacity != 2 && is_good, "{capacity}");
+            assert_eq!((values, count), (want, if is_good { 3 } else { 77 }), "{capacity}");
+        }
     }
 
     #[test]

@@ -55,6 +55,11 @@ pub(crate) enum Kind {
     Executor = 5,
     ExpertPlan = 6,
     Overlap = 7,
+    Router = 8,
+    ExpertTransfers = 9,
+    LoadMonitor = 10,
+    LoadHistory = 11,
+    Replay = 12,
     #[cfg(test)]
     Test = 0xFE,
     #[cfg(test)]
@@ -72,6 +77,11 @@ impl Kind {
             Kind::Executor => "an executor",
             Kind::ExpertPlan => "an expert plan",
             Kind::Overlap => "an overlap",
+            Kind::Router => "a router",
+            Kind::ExpertTransfers => "a plan of transfers",
+            Kind::LoadMonitor => "a load monitor",
+            Kind::LoadHistory => "a load history",
+            Kind::Replay => "a replay",
             #[cfg(test)]
             Kind::Test => "a test",
             #[cfg(test)]

@@ -21,6 +21,10 @@
 //! program + transport ----> executor ------> timeline of a step
 //!                              calls your tasks
 //! loads of experts -------> expert plan
+//! plan + counts of a step -> routing: tokens of each replica, and which they are
+//! two placements ---------> transfers: copies of experts, in rounds
+//! a placement ------------> findings: what is wrong with it
+//! recorded loads ---------> replay: how policies would have done
 //!
 //! transport: an inproc (ranks of one process), NCCL, or functions of yours (MPI, sockets)
 //! ```
@@ -35,7 +39,16 @@
 //! program.h    programs                         cuda.h       CUDA devices, NCCL, graphs
 //! executor.h   executors                        overlap.h    the halves of FB on two streams
 //! balance.h    expert plans                     log.h        log and progress callbacks
+//! cluster.h    GPUs, and what is good on them   moves.h      few moves from placement to placement
+//! route.h      routers: tokens among replicas   token_map.h  which token goes to which slot
 //! status.h     statuses, the last error         version.h    the version
+//! expert_transfer.h    transfers: copies of experts, in rounds
+//! verify.h     a placement one can trust        heat_map.h   loads of GPUs, drawn
+//! replay.h     policies on recorded loads       policy.h     policies to replay
+//! load_monitor.h       loads counted, on many ranks; monitor_loads.h: loads to balance from them
+//! load_history.h       recorded loads in the files of other programs
+//! expert_map.h         placements in the files of other programs
+//! rebalance.h          whether it pays to move
 //! ```
 //!
 //! # 2. Words
@@ -103,12 +116,17 @@
 //! program      schedule, rank                  any number of threads   usable        dualpipe_program_free
 //! timeline     schedule and costs; a last step any number of threads   usable        dualpipe_timeline_free
 //! expert plan  options, loads                  any number of threads   usable        dualpipe_expert_plan_free
+//! transfers    two placements of experts       any number of threads   usable        dualpipe_expert_transfers_free
+//! replay       recorded loads, policies        any number of threads   usable        dualpipe_replay_free
+//! router       expert plan; slots              one thread at a time    usable        dualpipe_router_free
+//! monitor      options; a saved state          one thread at a time    usable        dualpipe_load_monitor_free
+//! history      options; a text                 one thread at a time    usable        dualpipe_load_history_free
 //! inproc       number of ranks                 any number of threads   useless       dualpipe_inproc_free
 //! executor     program, options                one thread at a time    useless       dualpipe_executor_free
 //! overlap      device                          one thread at a time    useless       dualpipe_overlap_free
 //! ```
 //!
-//! The upper four never change. An executor runs steps until one fails; then it can say why, give what was recorded,
+//! The upper six never change. An executor runs steps until one fails; then it can say why, give what was recorded,
 //! and be freed, and so can those of all other ranks, which fail too. A new inproc and new executors run clean.
 //!
 //! A handle that was freed, or never was one, is refused with DUALPIPE_ERROR_INVALID_HANDLE. Freeing an object while
@@ -407,9 +425,23 @@
 //! blocks of an overlap       0 to 4096 in each half
 //! layers of an expert plan   1 to 4096
 //! experts of a layer         1 to 65536
+//! GPUs of a cluster          1 to 2^20, nodes no more than these
 //! slots                      experts to 2^20 in a layer, 2^26 in all; expert_to_slots gives at most 2^28 numbers
+//! effort of a search         1 to 1000
 //! loads                      finite, not negative, of a layer at most 10^38 in all
+//! tokens of a routing        at most 2^32 - 1 in a layer; quotas of senders at most 2^28
+//! tiles, prices of a routing 1 to 65536 tokens; 0 to 1000
+//! experts moved in a round   1 to 2^20 by a GPU; 0 to 2^20 over a link, where 0 stands for no limit
+//! staging buffers of a GPU   0 to 1024
+//! window of a monitor        1 to 65536 steps, of all layers and experts at most 2^28 counts; 1 to 65536 ranks
+//! steps of a monitor         numbered from 0 to 2^63 - 1
+//! loads of a history         at most 2^28; words of its model 4095 bytes
+//! horizon of a move          at most 2^53 steps
 //! threads of a plan          0 to 4096; 0 stands for as many as there are cores
+//! findings of a placement    64 of each kind in detail, all of them counted
+//! steps of a replay          2 to 65536; of 1 to 64 policies, whose names have at most 255 bytes
+//! bytes of an expert         0 to 2^37 in one layer
+//! panels of a heat map       1 to 16, whose titles have at most 1023 bytes
 //! live objects               1048576 in a process
 //! size of a struct           as in this header, an older one, or a newer one (up to 4096) with 0 in what it adds
 //! machine                    Linux, 64 bits
@@ -425,20 +457,34 @@
 
 // What C sees: a header each, in this order.
 pub mod balance;
+pub mod cluster;
 pub mod cost;
 pub mod cuda;
 pub mod executor;
+pub mod expert_map;
+pub mod expert_transfer;
+pub mod heat_map;
+pub mod load_history;
+pub mod load_monitor;
 pub mod log;
 pub mod memory;
+pub mod monitor_loads;
+pub mod moves;
 pub mod op;
 pub mod overlap;
+pub mod policy;
 pub mod program;
+pub mod rebalance;
+pub mod replay;
+pub mod route;
 pub mod schedule;
 pub mod status;
 pub mod task;
 pub mod tensor;
 pub mod timeline;
+pub mod token_map;
 pub mod transport;
+pub mod verify;
 pub mod version;
 
 // What they are made with.
@@ -449,3 +495,4 @@ mod guard;
 mod handle;
 mod options;
 mod process;
+mod router_object;

@@ -4,17 +4,28 @@ use std::fmt::Write as _;
 use std::mem::{align_of, offset_of, size_of};
 
 use dualpipe::capi::balance::*;
+use dualpipe::capi::cluster::*;
 use dualpipe::capi::cost::*;
 use dualpipe::capi::cuda::*;
 use dualpipe::capi::executor::*;
+use dualpipe::capi::expert_transfer::*;
+use dualpipe::capi::heat_map::*;
+use dualpipe::capi::load_history::*;
+use dualpipe::capi::load_monitor::*;
 use dualpipe::capi::memory::*;
+use dualpipe::capi::moves::*;
 use dualpipe::capi::op::*;
+use dualpipe::capi::policy::*;
 use dualpipe::capi::program::*;
+use dualpipe::capi::rebalance::*;
+use dualpipe::capi::replay::*;
+use dualpipe::capi::route::*;
 use dualpipe::capi::schedule::*;
 use dualpipe::capi::task::*;
 use dualpipe::capi::tensor::*;
 use dualpipe::capi::timeline::*;
 use dualpipe::capi::transport::*;
+use dualpipe::capi::verify::*;
 
 use crate::text::{Abi, Item, Layout, Signature};
 
@@ -152,7 +163,55 @@ fn in_rust() -> Vec<RustLayout> {
         dualpipe_balance_options {
             size num_layers num_experts num_slots num_groups num_nodes num_gpus num_threads
         }
-        dualpipe_layer_balance { imbalance lower_bound }
+        dualpipe_layer_balance { imbalance lower_bound joint_bound equal_bound node_bound away }
+        dualpipe_expert_plan_info {
+            size num_layers num_experts num_slots num_gpus num_nodes num_groups split
+        }
+        dualpipe_cluster { size num_gpus num_slots num_nodes slots_per_gpu node_of_gpu is_alive }
+        dualpipe_goal {
+            size num_layers num_experts num_groups group_rule split min_gpus min_nodes effort reserved price
+        }
+        dualpipe_current_placement {
+            size budget slot_to_expert num_slots max_moves max_price imbalance same_node_price other_node_price
+        }
+        dualpipe_move_count { moves same_node other_node lost same_gpu }
+        dualpipe_move_point { layer moves imbalance }
+        dualpipe_router_info { size num_layers num_experts num_slots num_gpus num_nodes }
+        dualpipe_route_options { size tile gpu_price node_price ignore_senders }
+        dualpipe_routing {
+            size num_bottleneck_gpus heaviest bound bottleneck_load tokens_on_gpu tokens_on_node
+        }
+        dualpipe_expert_transfer_options {
+            size sends_per_gpu receives_per_gpu copies_per_node_link staging_per_gpu num_tensors num_gains reserved
+            tensor_bytes gains
+        }
+        dualpipe_expert_transfers_info {
+            size num_layers num_gpus num_slots num_rounds least_rounds num_copies num_lost num_staging
+            bytes_per_expert same_gpu_bytes same_node_bytes other_node_bytes
+        }
+        dualpipe_expert_layer_transfers {
+            layer num_rounds least_rounds num_copies same_gpu same_node other_node num_lost first_copy
+        }
+        dualpipe_expert_copy { layer round expert from_gpu from to_gpu to link }
+        dualpipe_lost_expert { layer expert slot }
+        dualpipe_load_monitor_options { size num_layers num_experts window num_ranks reserved half_life }
+        dualpipe_load_monitor_info {
+            size num_layers num_experts window num_ranks num_steps num_complete_steps num_counters newest_step
+            half_life
+        }
+        dualpipe_load_history_options { size num_layers num_experts num_ranks num_groups num_nodes model }
+        dualpipe_load_history_info {
+            size num_layers num_experts num_ranks num_groups num_nodes num_steps
+        }
+        dualpipe_rebalance_proposal {
+            size num_layers num_experts plan_saw_counts counts num_counts current current_shares planned
+            planned_shares num_slots horizon expert_seconds price_seconds bytes_per_expert bytes_per_second
+            standard_errors
+        }
+        dualpipe_rebalance_decision {
+            size rebalance reason reserved moved_replicas current_imbalance planned_imbalance noise_floor
+            gain_seconds gain_error_seconds cost_seconds
+        }
         dualpipe_stage_costs {
             forward_ns input_ns weight_ns overlapped_ns output_bytes activation_bytes parameter_bytes
         }
@@ -193,6 +252,34 @@ fn in_rust() -> Vec<RustLayout> {
             size reserved user_data send receive test wait poll_abort abort withdraw last_error destroy
         }
         dualpipe_tensor_spec { dtype ndim shape }
+        dualpipe_unverified_placement {
+            size reserved slot_to_expert num_slots shares expert_to_slots num_expert_to_slots replica_counts loads
+            num_experts imbalance_max
+        }
+        dualpipe_finding {
+            kind severity layer expert slot gpu group entry is_avoidable reserved value wanted amount limit
+        }
+        dualpipe_verdict { num_errors num_warnings counts }
+        dualpipe_expert_traffic { size num_layers num_experts top_k hidden tokens_per_rank expert_bytes }
+        dualpipe_expert_memory {
+            size slots_max weight_bytes rows_max low_latency_bytes low_latency_bytes_without_redundancy
+        }
+        dualpipe_heat_map_panel { title cluster loads num_loads }
+        dualpipe_policy_past {
+            loads slot_to_expert shares num_slots num_steps window num_layers num_experts
+        }
+        dualpipe_policy {
+            kind budget name plan user_data max_moves max_price imbalance same_node_price other_node_price
+        }
+        dualpipe_replay_options {
+            size window every with_bounds num_threads reserved initial num_slots expert_bytes
+        }
+        dualpipe_replay_moves { same_gpu same_node other_node same_node_bytes other_node_bytes }
+        dualpipe_replay_run { imbalance worst_imbalance lower_bound away num_windows num_new moves }
+        dualpipe_replay_window {
+            step num_steps is_new reserved imbalance worst_imbalance lower_bound away moves
+        }
+        dualpipe_replay_layer { imbalance lower_bound }
         dualpipe_executor_options { size num_tensors tensors timeout_ns inproc transport memory cuda nccl }
         dualpipe_fault { size has_failed rank peer instruction status reserved }
     }

@@ -129,9 +129,9 @@ const MUTATIONS: &[Mutation] = &[
     },
     Mutation {
         header: "balance.h",
-        from: "double lower_bound;\n",
-        to: "double lower_bound;\n  double mean;\n",
-        broken: &["dualpipe_layer_balance had 16 bytes, has 24 bytes", "dualpipe_layer_balance.mean is new"],
+        from: "double away;\n",
+        to: "double away;\n  double mean;\n",
+        broken: &["dualpipe_layer_balance had 48 bytes, has 56 bytes", "dualpipe_layer_balance.mean is new"],
         added: &[],
     },
     Mutation {

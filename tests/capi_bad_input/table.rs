@@ -32,7 +32,7 @@ const DIRECTION: Arg = Number("direction", 0, &[(2, "must be 0 to 1"), (NONE, "m
 const STAGE: Arg = Number("stage", 1, &[(2, "must be 0 to 1"), (NONE, "must be 0 to 1")]);
 const NONE: usize = DUALPIPE_NONE as usize;
 
-fn values<T>(name: &'static str) -> Arg {
+pub(crate) fn values<T>(name: &'static str) -> Arg {
     Values { name, size: size_of::<T>(), align: align_of::<T>(), too_small: &[0, 1] }
 }
 
@@ -41,11 +41,11 @@ fn short_text(name: &'static str) -> Arg {
     Values { name, size: 1, align: 1, too_small: &[0] }
 }
 
-fn out_struct<T>(name: &'static str) -> Arg {
+pub(crate) fn out_struct<T>(name: &'static str) -> Arg {
     OutStruct { name, size: size_of::<T>(), align: align_of::<T>() }
 }
 
-fn entry(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args: &[Arg]) -> Entry {
+pub(crate) fn entry(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args: &[Arg]) -> Entry {
     Entry { name, call, args: args.to_vec(), is_optional: false }
 }
 
@@ -60,7 +60,7 @@ fn optional(name: &'static str, call: unsafe fn(&Words) -> dualpipe_status, args
 pub(crate) fn table() -> Vec<Entry> {
     let buffer = |handle, name, values| vec![handle, values, Capacity, Count(name)];
     let entry_of = |name, call, args: Vec<Arg>| entry(name, call, &args);
-    vec![
+    let mut table = vec![
         entry("dualpipe_version", |_| unsafe { ok(dualpipe_version()) }, &[]),
         entry("dualpipe_version_string", |_| unsafe { ok(dualpipe_version_string()) }, &[]),
         entry("dualpipe_status_name", |w| unsafe { ok(dualpipe_status_name(w.u32(0))) }, &[Anything("status")]),
@@ -284,7 +284,13 @@ pub(crate) fn table() -> Vec<Entry> {
         entry("dualpipe_expert_plan_layers",
               |w| unsafe { dualpipe_expert_plan_layers(w.at(0), w.at(1), w.usize(2), w.at(3)) },
               &[PLAN, values::<dualpipe_layer_balance>("layers"), Capacity, Count("count")]),
-    ]
+    ];
+    table.extend(super::plans::entries());
+    table.extend(super::loads::entries());
+    table.extend(super::route::entries());
+    table.extend(super::expert_transfer::entries());
+    table.extend(super::trust::entries());
+    table
 }
 
 /// In nanoseconds; more than a step without work takes.

@@ -59,26 +59,33 @@ def test_arguments_may_be_named_as_in_the_original():
     check(case, eplb.rebalance_experts(weight=weight, **{name: case[name] for name in names}))
 
 
-def test_balance_says_how_good_it_is():
+def test_balance_has_the_same_policy_and_says_how_good_it_is():
     weight = np.random.default_rng(7).gamma(1.0, size=(3, 32))
-    placement = eplb.balance(weight, 48, 4, 2, 8)
-    assert (placement.lower_bound >= 1).all()
-    assert (placement.imbalance >= placement.lower_bound).all()
-    for layer in range(3):
-        share = weight[layer].astype(np.float32) / placement.logcnt[layer]
-        gpus = share[placement.phy2log[layer]].reshape(8, -1).sum(1)
-        assert placement.imbalance[layer] == pytest.approx(gpus.max() / gpus.mean(), rel=1e-5)
-    alone = eplb.balance(weight, 48, 4, 2, 8, num_threads=1)
-    assert (alone.phy2log == placement.phy2log).all()
+    on = {"num_gpus": 8, "num_slots": 48, "num_nodes": 2, "policy": "deepseek"}
+    for groups, (num_groups, num_nodes) in (("whole", (4, 2)), ("free", (1, 1))):
+        plan = eplb.balance(weight, num_groups=4, groups=groups, **on)
+        phy2log, _, logcnt = eplb.rebalance_experts(weight, 48, num_groups, num_nodes, 8)
+        assert (plan.phy2log == phy2log).all()
+        assert (plan.logcnt == logcnt).all()
+        assert plan.node_loads.shape == (3, 2)
+        assert (plan.lower_bound >= 1).all()
+        assert (plan.imbalance >= plan.lower_bound).all()
+        for layer in range(3):
+            share = weight[layer].astype(np.float32) / logcnt[layer]
+            gpus = share[phy2log[layer]].reshape(8, -1).sum(1)
+            np.testing.assert_allclose(plan.gpu_loads[layer], gpus, rtol=1e-6)
+            assert plan.imbalance[layer] == pytest.approx(gpus.max() / gpus.mean(), rel=1e-5)
+        alone = eplb.balance(weight, num_groups=4, groups=groups, num_threads=1, **on)
+        assert (alone.phy2log == phy2log).all()
 
 
 def test_log2phy_is_the_inverse_of_phy2log():
-    placement = eplb.balance(np.random.default_rng(3).random((2, 16)), 24, 4, 2, 4)
+    phy2log, log2phy, logcnt = eplb.rebalance_experts(np.random.default_rng(3).random((2, 16)), 24, 4, 2, 4)
     for layer in range(2):
-        for expert, slots in enumerate(placement.log2phy[layer]):
+        for expert, slots in enumerate(log2phy[layer]):
             held = slots[slots >= 0]
-            assert len(held) == placement.logcnt[layer, expert]
-            assert (placement.phy2log[layer, held] == expert).all()
+            assert len(held) == logcnt[layer, expert]
+            assert (phy2log[layer, held] == expert).all()
 
 
 @pytest.mark.parametrize(

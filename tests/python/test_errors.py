@@ -93,7 +93,7 @@ def test_the_log_goes_where_it_is_set(caplog):
 
 
 def balanced():
-    return dualpipe.eplb.balance(np.random.default_rng(1).random((64, 32)), 48, 4, 2, 8, num_threads=1)
+    return dualpipe.eplb.balance(np.random.default_rng(1).random((64, 32)), num_gpus=8, num_slots=48, num_threads=1)
 
 
 def test_progress_is_told_and_may_stop_or_raise():
@@ -137,7 +137,7 @@ if child == 0:
         pass
     else:
         os._exit(1)
-    dualpipe.eplb.balance([[1, 2]], 2, 1, 1, 1)
+    dualpipe.eplb.balance([[1, 2]], num_gpus=1, num_slots=2)
     del schedule, executor, inproc
     gc.collect()
     sys.exit(0)

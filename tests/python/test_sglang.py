@@ -16,6 +16,7 @@ import wheels
 torch = pytest.importorskip("torch")
 
 ALGORITHMS = "sglang.srt.eplb.eplb_algorithms"
+SETTINGS = ("POLICY", "TOPOLOGY", "MOVES", "REACH")
 # (slots, slots of a GPU, groups, nodes)
 SIZES = [(64, 1, None, 1), (72, 9, None, 2), (80, 5, 8, 4), (72, 3, 8, 3)]
 
@@ -34,7 +35,7 @@ def files():
 @pytest.fixture
 def engine(files, monkeypatch):
     """SGLang's modules, as in a process that has just started."""
-    for name in ("SGLANG_PLUGINS", "SGLANG_PLATFORM", "DUALPIPE_EPLB_POLICY", "DUALPIPE_EPLB_TOPOLOGY"):
+    for name in ("SGLANG_PLUGINS", "SGLANG_PLATFORM", *(f"DUALPIPE_EPLB_{each}" for each in SETTINGS)):
         monkeypatch.delenv(name, raising=False)
     wheels.forget("sglang", "dualpipe_sglang")
     return types.SimpleNamespace(
@@ -166,6 +167,25 @@ def test_matched_keeps_the_map_of_each_layer_and_moves_fewer_experts(engine, siz
         current = maps[0]
 
 
+@pytest.mark.parametrize("sizes", SIZES[1:3], ids=str)
+def test_refined_is_better_balanced_and_few_moves_moves_few(engine, monkeypatch, sizes):
+    monkeypatch.setenv("DUALPIPE_EPLB_MOVES", "3")
+    algorithms = load(engine)
+    num_gpus = sizes[0] // sizes[1]
+    heaviest = {}
+    for name in ("auto", "dualpipe_refined", "dualpipe_few_moves"):
+        maps = rebalance(algorithms, loads(1), sizes, name)
+        if name != "auto":
+            check(maps, sizes[0])
+        shares = np.take_along_axis((loads(1).sum(dim=0) / maps[2]).numpy(), maps[0].numpy(), axis=1)
+        heaviest[name] = shares.reshape(5, num_gpus, -1).sum(axis=2).max(axis=1)
+    assert (heaviest["dualpipe_refined"] <= heaviest["auto"] * (1 + 1e-9)).all()
+    current = maps[0]
+    maps = rebalance(algorithms, loads(1, noise=0.1), sizes, "dualpipe_few_moves")
+    check(maps, sizes[0])
+    assert (moves(maps[0].numpy(), current.numpy(), num_gpus) <= 3).all()
+
+
 def context(**moe):
     """SGLang's runtime_context with as much as its expert_location asks for: one rank on the CPU."""
     module = types.ModuleType("sglang.srt.runtime_context")
@@ -216,7 +236,7 @@ def test_the_engines_own_caller_takes_it_and_says_where_the_experts_are(engine, 
             "num_groups is 8, must be a multiple of num_nodes, 3",
         ),
         ({"name": "dualpipe_hierarchical"}, "num_groups is None"),
-        ({"name": "dualpipe_refined"}, "eplb_algorithm is 'refined'; dualpipe .* has exact, matched"),
+        ({"name": "dualpipe_refind"}, "eplb_algorithm is 'refind'; dualpipe .* has exact, matched, refined, few_moves"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_words(engine, change, words):
@@ -226,9 +246,9 @@ def test_what_does_not_fit_is_refused_in_words(engine, change, words):
 
 
 def test_a_setting_that_is_not_known_is_told_at_the_start_and_to_who_asks(engine, monkeypatch, caplog):
-    monkeypatch.setenv("DUALPIPE_EPLB_POLICY", "few-moves")
+    monkeypatch.setenv("DUALPIPE_EPLB_POLICY", "no-moves")
     algorithms = load(engine)
-    words = "DUALPIPE_EPLB_POLICY is 'few-moves'; dualpipe .* has exact, matched"
+    words = "DUALPIPE_EPLB_POLICY is 'no-moves'; dualpipe .* has exact, matched, refined, few_moves"
     assert re.search(words, caplog.text)
     with pytest.raises(dualpipe.InvalidArgument, match=words):
         rebalance(algorithms, loads(1), SIZES[1], "dualpipe")

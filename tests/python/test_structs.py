@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from dualpipe import _library, _structs, cuda, errors, schedule, timeline
+from dualpipe import _library, _structs, cuda, eplb, errors, schedule, timeline
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +107,5 @@ def test_every_number_has_its_name(headers):
     assert classes == {**statuses, 8: "transportfailed", 15: "devicefailed"}
     states = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_GRAPH_").items()}
     assert states == cuda.GRAPH_STATES
+    links = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_LINK_").items()}
+    assert links == dict(enumerate(eplb.LINKS))

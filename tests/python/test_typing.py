@@ -76,10 +76,23 @@ nccl = dualpipe.Nccl(dualpipe.nccl_unique_id(schedule), zero_cta=True)
 dualpipe.Executor(schedule, 0, nccl=nccl, cuda=dualpipe.Cuda(0), tensors=[("bfloat16", (4, 8))])
 assert_type(dualpipe.cuda_available().devices, int)
 assert_type(executor.graph.reason, str)
-placement = dualpipe.eplb.balance([[1.0, 2.0]], 4, 1, 1, 2, num_threads=1)
-assert_type(placement, dualpipe.eplb.Placement)
+cluster = dualpipe.eplb.Cluster(num_gpus=2, num_slots=4, dead=[0])
+with dualpipe.eplb.balance([[1.0, 2.0]], cluster=cluster, groups=0.5, reach=1.01, current=[[0, 1, 0, 1]]) as plan:
+    assert_type(plan, dualpipe.eplb.Plan)
+    assert_type(plan.moves, Optional[dualpipe.eplb.Moves])
+    assert_type(dualpipe.eplb.move_curve([[1, 2]], plan, plan.cluster)[0].moves, npt.NDArray[np.int64])
 phy2log, log2phy, logcnt = eplb.rebalance_experts(np.ones((1, 2)), 4, num_groups=1, num_nodes=1, num_gpus=2)
 assert_type(phy2log, Any)
+router = dualpipe.eplb.Router([[0, 1, 1, 2]], dualpipe.eplb.Cluster(num_gpus=2, num_slots=4))
+routing = router.route(0, [1, 2, 3], tile=16)
+assert_type(routing, dualpipe.eplb.Routing)
+assert_type(routing.heaviest, int)
+assert_type(router.slots(0, np.zeros((2, 2), np.int32), routing.quotas), Any)
+two_gpus = dualpipe.eplb.Cluster(num_gpus=2, num_slots=4)
+with dualpipe.eplb.transfers(phy2log, phy2log, two_gpus, tensor_bytes=[8]) as transfers:
+    assert_type(transfers, dualpipe.eplb.Transfers)
+    assert_type(transfers.for_gpu(0)[0].round, int)
+    assert_type(transfers.bytes.other_node, int)
 assert_type(doctor.examine()[0].facts, dict[str, Any])
 dualpipe.set_log(lambda level, text: print(level, text))
 dualpipe.set_progress(None)
@@ -107,6 +120,8 @@ dualpipe.Executor(schedule, 0, tensors=[("float32", (4, 8))], timeout="30")  # [
 dualpipe.Executor(schedule, 0, tensors=[]).step(len)  # [arg-type]
 dualpipe.Timeline.merge(dualpipe.Inproc(2))  # [arg-type]
 eplb.rebalance_experts([[1.0]], 2, 1, 1)  # [call-arg]
+dualpipe.eplb.balance([[1.0]], 2)  # [call-arg]
+dualpipe.eplb.Cluster(num_gpus="2", num_slots=4)  # [arg-type]
 dualpipe.set_log(print, 1)  # [call-arg]
 
 

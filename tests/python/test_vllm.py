@@ -35,7 +35,7 @@ def files():
 def engine(files, monkeypatch):
     """vLLM's modules, as in a process that has just started."""
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
-    for name in ("POLICY", "TOPOLOGY"):
+    for name in ("POLICY", "TOPOLOGY", "MOVES", "REACH"):
         monkeypatch.delenv(f"DUALPIPE_EPLB_{name}", raising=False)
     config = sys.modules["vllm.config.parallel"]
     wheels.forget("vllm", "dualpipe_vllm")
@@ -133,6 +133,23 @@ def test_matched_moves_fewer_experts_for_the_same_loads(engine, monkeypatch, siz
     np.testing.assert_allclose(gpu_loads(exact, again, num_gpus), gpu_loads(matched, again, num_gpus), rtol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", SIZES[1:3], ids=str)
+def test_few_moves_takes_its_budget_from_the_environment(engine, monkeypatch, sizes):
+    monkeypatch.setenv("DUALPIPE_EPLB_POLICY", "few-moves")
+    monkeypatch.setenv("DUALPIPE_EPLB_MOVES", "3")
+    ours = load(engine)
+    current = ours.rebalance_experts(loads(1), *sizes)
+    later = loads(1, noise=0.1)
+    moved = ours.rebalance_experts(later, *sizes, current)
+    assert (moves(moved.numpy(), current.numpy(), sizes[3]) <= 3).all()
+    heaviest = [gpu_loads(each.numpy(), later, sizes[3])[:, -1].sum() for each in (current, moved)]
+    assert heaviest[1] < heaviest[0]
+    monkeypatch.setenv("DUALPIPE_EPLB_MOVES", "none")
+    engine.plugins.plugins_loaded = False
+    with pytest.raises(dualpipe.InvalidArgument, match="DUALPIPE_EPLB_MOVES is 'none', must be a whole number"):
+        load(engine)
+
+
 def test_a_map_with_empty_slots_or_of_another_size_is_taken(engine, monkeypatch):
     monkeypatch.setenv("DUALPIPE_EPLB_POLICY", "matched")
     ours = load(engine)
@@ -179,7 +196,7 @@ def test_what_is_no_tensor_is_a_type_error(engine):
 @pytest.mark.parametrize("name", ["POLICY", "TOPOLOGY"])
 def test_a_setting_that_is_not_known_stops_the_start(engine, monkeypatch, name):
     monkeypatch.setenv(f"DUALPIPE_EPLB_{name}", "refind")
-    known = "exact, matched" if name == "POLICY" else "auto, flat, hierarchical"
+    known = "exact, matched, refined, few_moves" if name == "POLICY" else "auto, flat, hierarchical"
     with pytest.raises(dualpipe.InvalidArgument, match=f"DUALPIPE_EPLB_{name} is 'refind'; dualpipe .* has {known}"):
         load(engine)
 

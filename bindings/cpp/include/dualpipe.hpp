@@ -34,14 +34,24 @@
 #define DUALPIPE_HPP
 
 #include <dualpipe/balance.hpp>
+#include <dualpipe/cluster.hpp>
 #include <dualpipe/cost.hpp>
 #include <dualpipe/cuda.hpp>
 #include <dualpipe/executor.hpp>
+#include <dualpipe/expert_transfer.hpp>
+#include <dualpipe/heat_map.hpp>
+#include <dualpipe/load_history.hpp>
+#include <dualpipe/load_monitor.hpp>
 #include <dualpipe/log.hpp>
 #include <dualpipe/memory.hpp>
+#include <dualpipe/moves.hpp>
 #include <dualpipe/op.hpp>
 #include <dualpipe/overlap.hpp>
+#include <dualpipe/policy.hpp>
 #include <dualpipe/program.hpp>
+#include <dualpipe/rebalance.hpp>
+#include <dualpipe/replay.hpp>
+#include <dualpipe/route.hpp>
 #include <dualpipe/schedule.hpp>
 #include <dualpipe/span.hpp>
 #include <dualpipe/status.hpp>
@@ -49,6 +59,7 @@
 #include <dualpipe/tensor.hpp>
 #include <dualpipe/timeline.hpp>
 #include <dualpipe/transport.hpp>
+#include <dualpipe/verify.hpp>
 #include <dualpipe/version.hpp>
 
 #endif // DUALPIPE_HPP

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import doctor, version
+from .eplb import _command as eplb_command
 
 DESCRIPTION = """Pipeline and expert parallelism for large MoE models: schedules checked, simulated and run; experts
 placed with a proof."""
 EPILOG = """new here?
   python -m dualpipe doctor       what is installed, what is missing, what to do next
+  python -m dualpipe eplb --help  experts placed for the loads of a file, step by step
   python -c 'import dualpipe as d; print(d.Schedule("dualpipe", 8, 20).simulate(d.Costs(f=1, i=1, w=1)))'
                                   DualPipe on 8 ranks, drawn
   help(dualpipe.Schedule)         in Python: the manual, class by class"""
@@ -29,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"dualpipe {version}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND")
     _add(commands, "doctor", doctor, "say what is there, what is missing and what to do next")
+    _add(commands, "eplb", eplb_command, "place experts for recorded loads, and say how good that is")
     return root
 
 

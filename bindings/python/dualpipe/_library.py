@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 import numpy.typing as npt
 
+from . import _expert_structs as e
 from . import _structs as s
-from .errors import InvalidArgument, of_status
+from .errors import BufferTooSmall, InvalidArgument, of_status
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,10 +36,16 @@ LogFunction = c.CFUNCTYPE(None, c.c_void_p, c.c_uint32, c.c_char_p)
 """``dualpipe_log_fn``."""
 ProgressFunction = c.CFUNCTYPE(c.c_int32, c.c_void_p, c.c_uint64, c.c_uint64)
 """``dualpipe_progress_fn``."""
+PolicyFunction = c.CFUNCTYPE(
+    c.c_int32, c.c_void_p, c.POINTER(e.PolicyPast), c.POINTER(c.c_int64), c.POINTER(c.c_double)
+)
+"""``dualpipe_policy_fn``."""
 
 _HANDLE, _OUT_HANDLE, _U32 = c.c_void_p, c.POINTER(c.c_void_p), c.c_uint32
 # Where values go, and texts: (buffer, capacity, count or length).
 _OUT = (c.c_void_p, c.c_size_t, c.POINTER(c.c_size_t))
+# Where values come from: (values, count).
+_IN = (c.c_void_p, c.c_size_t)
 
 SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_set_log": (LogFunction, c.c_void_p),
@@ -83,12 +90,144 @@ SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_overlap_create": (_U32, _OUT_HANDLE),
     "dualpipe_overlap_free": (_HANDLE,),
     "dualpipe_overlap_run": (_HANDLE, c.c_void_p, c.c_void_p, _U32, _U32, PartFunction, c.c_void_p),
-    "dualpipe_expert_plan_create": (c.POINTER(s.BalanceOptions), c.c_void_p, c.c_size_t, _OUT_HANDLE),
+    "dualpipe_expert_plan_create": (c.POINTER(e.BalanceOptions), c.c_void_p, c.c_size_t, _OUT_HANDLE),
     "dualpipe_expert_plan_free": (_HANDLE,),
     "dualpipe_expert_plan_slot_to_expert": (_HANDLE, *_OUT),
     "dualpipe_expert_plan_expert_to_slots": (_HANDLE, *_OUT),
     "dualpipe_expert_plan_replica_counts": (_HANDLE, *_OUT),
     "dualpipe_expert_plan_layers": (_HANDLE, *_OUT),
+    "dualpipe_expert_plan_balance": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.Goal),
+        *_IN,
+        c.POINTER(e.CurrentPlacement),
+        _U32,
+        _OUT_HANDLE,
+    ),
+    "dualpipe_expert_plan_create_from_slots": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.Goal),
+        *_IN,
+        *_IN,
+        *_IN,
+        _OUT_HANDLE,
+    ),
+    "dualpipe_expert_plan_describe": (_HANDLE, c.POINTER(e.ExpertPlanInfo)),
+    "dualpipe_expert_plan_shares": (_HANDLE, *_OUT),
+    "dualpipe_expert_plan_gpu_loads": (_HANDLE, *_IN, *_OUT),
+    "dualpipe_expert_plan_node_loads": (_HANDLE, *_IN, *_OUT),
+    "dualpipe_expert_moves": (c.POINTER(e.Cluster), _U32, c.c_void_p, c.c_void_p, c.c_size_t, *_OUT),
+    "dualpipe_expert_move_curve": (c.POINTER(e.Cluster), c.POINTER(e.Goal), *_IN, *_IN, _U32, *_OUT),
+    "dualpipe_expert_verify": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.Goal),
+        c.POINTER(e.UnverifiedPlacement),
+        c.POINTER(e.Verdict),
+        *_OUT,
+    ),
+    "dualpipe_expert_verify_text": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.Goal),
+        c.POINTER(e.UnverifiedPlacement),
+        *_OUT,
+    ),
+    "dualpipe_expert_hash": (c.POINTER(e.Cluster), c.c_void_p, c.c_void_p, c.c_size_t, c.POINTER(c.c_uint64)),
+    "dualpipe_expert_hash_agree": (*_IN, c.POINTER(c.c_uint64), *_OUT),
+    "dualpipe_expert_buffers": (c.POINTER(e.Cluster), c.POINTER(e.ExpertTraffic), c.POINTER(e.ExpertMemory)),
+    "dualpipe_expert_gpu_loads": (c.POINTER(e.Cluster), _U32, c.c_void_p, *_IN, *_IN, *_OUT),
+    "dualpipe_expert_node_loads": (c.POINTER(e.Cluster), *_IN, *_OUT),
+    "dualpipe_heat_map": (c.POINTER(e.HeatMapPanel), c.c_size_t, _U32, *_OUT),
+    "dualpipe_replay_create": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.Goal),
+        *_IN,
+        c.POINTER(e.ReplayOptions),
+        c.POINTER(e.Policy),
+        c.c_size_t,
+        _OUT_HANDLE,
+    ),
+    "dualpipe_replay_free": (_HANDLE,),
+    "dualpipe_replay_runs": (_HANDLE, *_OUT),
+    "dualpipe_replay_windows": (_HANDLE, _U32, *_OUT),
+    "dualpipe_replay_layers": (_HANDLE, _U32, _U32, *_OUT),
+    "dualpipe_replay_gpu_loads": (_HANDLE, _U32, *_OUT),
+    "dualpipe_replay_text": (_HANDLE, *_OUT),
+    "dualpipe_load_monitor_create": (c.POINTER(e.LoadMonitorOptions), _OUT_HANDLE),
+    "dualpipe_load_monitor_free": (_HANDLE,),
+    "dualpipe_load_monitor_record_logical": (_HANDLE, c.c_uint64, *_IN, c.POINTER(_U32)),
+    "dualpipe_load_monitor_record_layer": (_HANDLE, c.c_uint64, _U32, *_IN, c.POINTER(_U32)),
+    "dualpipe_load_monitor_record_physical": (_HANDLE, c.c_uint64, c.c_void_p, *_IN, c.POINTER(_U32)),
+    "dualpipe_load_monitor_record_cumulative": (_HANDLE, c.c_uint64, c.c_void_p, *_IN, c.POINTER(_U32)),
+    "dualpipe_load_monitor_set_counters": (_HANDLE, *_IN),
+    "dualpipe_load_monitor_merge": (_HANDLE, _HANDLE),
+    "dualpipe_load_monitor_describe": (_HANDLE, c.POINTER(e.LoadMonitorInfo)),
+    "dualpipe_load_monitor_loads": (_HANDLE, _U32, _U32, *_OUT),
+    "dualpipe_load_monitor_counts": (_HANDLE, _U32, *_OUT),
+    "dualpipe_load_monitor_step_numbers": (_HANDLE, _U32, *_OUT),
+    "dualpipe_load_monitor_incomplete_steps": (_HANDLE, *_OUT),
+    "dualpipe_load_monitor_reports": (_HANDLE, c.c_uint64, *_OUT),
+    "dualpipe_load_monitor_save": (_HANDLE, *_OUT),
+    "dualpipe_load_monitor_load": (*_IN, _OUT_HANDLE),
+    "dualpipe_load_monitor_balancedness": (
+        _HANDLE,
+        _U32,
+        c.POINTER(e.Cluster),
+        c.c_void_p,
+        *_IN,
+        c.POINTER(c.c_double),
+        *_OUT,
+    ),
+    "dualpipe_expert_balancedness": (c.POINTER(e.Cluster), *_IN, c.POINTER(c.c_double), *_OUT),
+    "dualpipe_load_history_create": (c.POINTER(e.LoadHistoryOptions), _OUT_HANDLE),
+    "dualpipe_load_history_read": (*_IN, _U32, _OUT_HANDLE),
+    "dualpipe_load_history_free": (_HANDLE,),
+    "dualpipe_load_history_append": (_HANDLE, c.c_uint64, *_IN),
+    "dualpipe_load_history_append_slots": (_HANDLE, c.c_uint64, c.c_void_p, *_IN),
+    "dualpipe_load_history_describe": (_HANDLE, c.POINTER(e.LoadHistoryInfo)),
+    "dualpipe_load_history_model": (_HANDLE, *_OUT),
+    "dualpipe_load_history_loads": (_HANDLE, *_OUT),
+    "dualpipe_load_history_step_numbers": (_HANDLE, *_OUT),
+    "dualpipe_load_history_slot_to_expert": (_HANDLE, c.c_uint64, *_OUT),
+    "dualpipe_load_history_slot_loads": (_HANDLE, c.c_uint64, *_OUT),
+    "dualpipe_load_history_write": (_HANDLE, _U32, *_OUT),
+    "dualpipe_expert_map_read_slots": (*_IN, *_OUT),
+    "dualpipe_expert_map_read_gpus": (*_IN, *_OUT),
+    "dualpipe_expert_map_write": (c.POINTER(e.Cluster), *_IN, *_OUT),
+    "dualpipe_expert_logical_loads": (_U32, _U32, *_IN, *_IN, *_OUT),
+    "dualpipe_should_rebalance": (
+        c.POINTER(e.Cluster),
+        c.POINTER(e.RebalanceProposal),
+        c.POINTER(e.RebalanceDecision),
+    ),
+    "dualpipe_router_create": (_HANDLE, _OUT_HANDLE),
+    "dualpipe_router_create_from_slots": (c.POINTER(e.Cluster), _U32, *_IN, _OUT_HANDLE),
+    "dualpipe_router_free": (_HANDLE,),
+    "dualpipe_router_describe": (_HANDLE, c.POINTER(e.RouterInfo)),
+    "dualpipe_router_route": (_HANDLE, _U32, c.POINTER(e.RouteOptions), *_IN, *_OUT, c.POINTER(e.Routing)),
+    "dualpipe_router_route_from": (_HANDLE, _U32, c.POINTER(e.RouteOptions), *_IN, *_OUT, c.POINTER(e.Routing)),
+    "dualpipe_router_source_quotas": (_HANDLE, _U32, _U32, _U32, *_OUT),
+    "dualpipe_router_gpu_loads": (_HANDLE, _U32, *_OUT),
+    "dualpipe_router_bottleneck": (_HANDLE, _U32, *_OUT),
+    "dualpipe_router_shares": (_HANDLE, _U32, *_IN, *_OUT, c.POINTER(c.c_double)),
+    "dualpipe_router_slots_by_quotas": (_HANDLE, _U32, *_IN, *_IN, c.c_void_p, _U32, c.c_size_t, *_OUT),
+    "dualpipe_router_slots_by_shares": (_HANDLE, _U32, *_IN, c.c_uint64, c.c_void_p, _U32, c.c_size_t, *_OUT),
+    "dualpipe_expert_transfers_create": (
+        c.POINTER(e.Cluster),
+        _U32,
+        c.c_void_p,
+        *_IN,
+        c.POINTER(e.ExpertTransferOptions),
+        _OUT_HANDLE,
+    ),
+    "dualpipe_expert_transfers_free": (_HANDLE,),
+    "dualpipe_expert_transfers_describe": (_HANDLE, c.POINTER(e.ExpertTransfersInfo)),
+    "dualpipe_expert_transfers_layers": (_HANDLE, *_OUT),
+    "dualpipe_expert_transfers_copies": (_HANDLE, *_OUT),
+    "dualpipe_expert_transfers_for_gpu": (_HANDLE, _U32, *_OUT),
+    "dualpipe_expert_transfers_staging": (_HANDLE, *_OUT),
+    "dualpipe_expert_transfers_lost": (_HANDLE, *_OUT),
+    "dualpipe_expert_transfers_placement_after": (_HANDLE, _U32, *_OUT),
+    "dualpipe_expert_transfers_check": (_HANDLE,),
 }
 """Every function used that returns a status, with the types of its arguments."""
 
@@ -224,10 +363,21 @@ def create(function: str, free: str, *arguments: Any, keep_alive: object = None)
     return Handle(value.value, free, keep_alive)
 
 
-def read_values(function: str, dtype: Any, *arguments: Any) -> npt.NDArray[Any]:
-    """What a function writes to (values, capacity, count), as an array [count] of ``dtype``."""
+def read_values(function: str, dtype: Any, *arguments: Any, expected: int = 0) -> npt.NDArray[Any]:
+    """What a function writes to (values, capacity, count), as an array [count] of ``dtype``.
+
+    ``expected``: if there are no more than that, the function is called once.
+    """
     count = c.c_size_t()
-    getattr(lib, function)(*arguments, None, 0, c.byref(count))
+    if expected:
+        values = np.zeros(expected, dtype)
+        try:
+            getattr(lib, function)(*arguments, values.ctypes.data, expected, c.byref(count))
+            return values[: count.value]
+        except BufferTooSmall:
+            pass
+    else:
+        getattr(lib, function)(*arguments, None, 0, c.byref(count))
     values = np.zeros(count.value, dtype)
     getattr(lib, function)(*arguments, values.ctypes.data, count.value, c.byref(count))
     return values

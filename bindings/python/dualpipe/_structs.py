@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes as c
 
+from ._expert_structs import EXPERT_STRUCTS
+
 NONE = 0xFFFF_FFFF
 """DUALPIPE_NONE: there is none, in a field that is a number."""
 
@@ -292,23 +294,6 @@ class Fault(c.Structure):
     ]
 
 
-class BalanceOptions(c.Structure):
-    _fields_ = [
-        ("size", c.c_uint32),
-        ("num_layers", c.c_uint32),
-        ("num_experts", c.c_uint32),
-        ("num_slots", c.c_uint32),
-        ("num_groups", c.c_uint32),
-        ("num_nodes", c.c_uint32),
-        ("num_gpus", c.c_uint32),
-        ("num_threads", c.c_uint32),
-    ]
-
-
-class LayerBalance(c.Structure):
-    _fields_ = [("imbalance", c.c_double), ("lower_bound", c.c_double)]
-
-
 STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_schedule_options": ScheduleOptions,
     "dualpipe_schedule_info": ScheduleInfo,
@@ -338,7 +323,6 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_memory": Memory,
     "dualpipe_executor_options": ExecutorOptions,
     "dualpipe_fault": Fault,
-    "dualpipe_balance_options": BalanceOptions,
-    "dualpipe_layer_balance": LayerBalance,
+    **EXPERT_STRUCTS,
 }
 """Every struct by its C name."""

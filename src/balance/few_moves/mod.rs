@@ -135,6 +135,19 @@ impl MoveBudget {
         }
     }
 
+    /// How many single moves can be had for what is left beside the forced ones.
+    fn replacements_beside(&self, forced: &MoveCost) -> usize {
+        match *self {
+            // A target is to be reached cheaply.
+            MoveBudget::Free | MoveBudget::Target { .. } => 0,
+            MoveBudget::Moves(most) => most.saturating_sub(forced.moves),
+            MoveBudget::Price { most, prices } => {
+                // Down to a whole number; free moves are as many as one likes.
+                ((most - forced.price).max(0.0) / prices.same_node.max(prices.other_node)) as usize
+            }
+        }
+    }
+
     /// Whether nothing is gained by an imbalance below this one, if `lower_bound` is proven.
     pub(super) fn is_content(&self, imbalance: f64, lower_bound: f64) -> bool {
         match *self {
@@ -193,12 +206,27 @@ impl<'a> MovePlanner<'a> {
         current: &[u32],
         slot_to_expert: &mut [u32],
     ) -> Option<MoveCost> {
-        if self.budget == MoveBudget::Free || !self.start(steps, current) {
+        if self.budget == MoveBudget::Free || !self.start(steps, current, 0) {
             return None;
         }
         let forced = self.before.cost(self.layout.slot_to_expert());
-        let mean = self.mean();
-        let budget = self.budget;
+        let staying = self.layout.heaviest_load();
+        let seconds = self.budget.replacements_beside(&forced);
+        if seconds > 0 && !self.start(steps, current, seconds) {
+            return None;
+        }
+        self.spend(&forced);
+        // Two replicas on one GPU are waste, but not at the price of balance.
+        if seconds > 0 && self.layout.heaviest_load() > staying && self.start(steps, current, 0) {
+            self.spend(&forced);
+        }
+        slot_to_expert.copy_from_slice(self.layout.slot_to_expert());
+        keep_slots(self.cluster, self.before.slots(), slot_to_expert);
+        Some(MoveCost { forced: forced.moves, ..self.before.cost(slot_to_expert) })
+    }
+
+    fn spend(&mut self, forced: &MoveCost) {
+        let (budget, mean) = (self.budget, self.mean());
         let mut search = self.search();
         match budget {
             MoveBudget::Free => {}
@@ -206,9 +234,6 @@ impl<'a> MovePlanner<'a> {
             MoveBudget::Price { most, .. } => search.spend(most.max(forced.price), mean),
             MoveBudget::Target { imbalance, .. } => search.reach_cheaply(imbalance * mean, mean),
         }
-        slot_to_expert.copy_from_slice(self.layout.slot_to_expert());
-        keep_slots(self.cluster, self.before.slots(), slot_to_expert);
-        Some(MoveCost { forced: forced.moves, ..self.before.cost(slot_to_expert) })
     }
 
     /// Renumbers a placement of a layer, so that as much as possible of `current` stays.
@@ -223,7 +248,7 @@ impl<'a> MovePlanner<'a> {
 
     /// The curve of a layer: points of which each has more moves than the one before, and a lower imbalance.
     fn curve(&mut self, steps: &[&[f32]], current: &[u32], max_moves: usize) -> Vec<MovePoint> {
-        if !self.start(steps, current) {
+        if !self.start(steps, current, 0) {
             return Vec::new();
         }
         let mean = self.mean();
@@ -235,8 +260,8 @@ impl<'a> MovePlanner<'a> {
             .collect()
     }
 
-    /// Fills the layout with the current placement, repaired.
-    fn start(&mut self, steps: &[&[f32]], current: &[u32]) -> bool {
+    /// Fills the layout with the current placement, repaired; `seconds` second replicas on a GPU may go.
+    fn start(&mut self, steps: &[&[f32]], current: &[u32], seconds: usize) -> bool {
         self.loads.clear();
         self.loads.resize(self.goal.num_experts, 0.0);
         for step in steps {
@@ -248,7 +273,8 @@ impl<'a> MovePlanner<'a> {
         self.layout.start(&self.loads, self.before.slots());
         let (cluster, goal) = (self.cluster, self.goal);
         let (layout, before) = (&mut self.layout, &self.before);
-        let mut repair = Repair { cluster, goal, layout, before, group_of_expert: &self.group_of_expert };
+        let group_of_expert = &self.group_of_expert;
+        let mut repair = Repair { cluster, goal, layout, before, group_of_expert, seconds };
         if !repair.repair(&self.loads) {
             return false;
         }

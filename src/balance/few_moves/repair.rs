@@ -1,11 +1,11 @@
 //! Makes a placement valid for the cluster and the goal, with few moves.
 //!
 //! Dead GPUs hold nothing. With whole groups each gets for its home the node that holds most of it and has room, and
-//! what is elsewhere goes. A second replica on a GPU goes. Then every expert that is missing, or not on enough
-//! GPUs or nodes, heaviest first, gets a slot where it costs least: an empty one, or one whose expert can spare it;
-//! of equal ones on the lightest GPU. What is still empty takes, on the lightest GPU first, the expert with the
-//! heaviest replicas that is not there. `O(slots * (experts + slots))` where much is wrong, `O(slots + experts)` where
-//! nothing is.
+//! what is elsewhere goes. A second replica on a GPU goes, as far as the budget allows. Then every expert that is
+//! missing, or not on enough GPUs or nodes, heaviest first, gets a slot where it costs least: an empty one, or one
+//! whose expert can spare it; of equal ones on the lightest GPU. What is still empty takes, on the lightest GPU
+//! first, the expert with the heaviest replicas that is not there. `O(slots * (experts + slots))` where much is
+//! wrong, `O(slots + experts)` where nothing is.
 
 use super::price::Before;
 use crate::balance::cluster::{Cluster, EMPTY};
@@ -19,6 +19,8 @@ pub(super) struct Repair<'a, 'b> {
     pub(super) layout: &'b mut Layout<'a>,
     pub(super) before: &'b Before<'a>,
     pub(super) group_of_expert: &'b [u32],
+    /// How many second replicas on a GPU may go, where nothing but waste is wrong with them.
+    pub(super) seconds: usize,
 }
 
 impl Repair<'_, '_> {
@@ -91,6 +93,9 @@ impl Repair<'_, '_> {
 
     /// Takes out what may not be where it is.
     fn vacate(&mut self) {
+        // Where every expert is to be on several GPUs, two replicas on one are not what they count as.
+        let mut seconds =
+            if self.goal.min_gpus.max(self.goal.min_nodes) > 1 { usize::MAX } else { self.seconds };
         for slot in 0..self.cluster.num_slots() {
             let expert = self.layout.slot_to_expert()[slot];
             if expert == EMPTY {
@@ -98,13 +103,16 @@ impl Repair<'_, '_> {
             }
             let is_second =
                 || self.layout.slots(expert).any(|s| s < slot && self.layout.gpu(s) == self.layout.gpu(slot));
-            if !self.layout.is_at_home(slot, expert) || is_second() {
+            if !self.layout.is_at_home(slot, expert) {
+                self.layout.set(slot, EMPTY);
+            } else if seconds > 0 && is_second() {
+                seconds -= 1;
                 self.layout.set(slot, EMPTY);
             }
         }
     }
 
-    /// Whether an expert is on enough GPUs and nodes; it is on no GPU twice.
+    /// Whether an expert is on enough GPUs and nodes; it is on no GPU twice if that is more than one.
     fn is_spread(&self, expert: u32) -> bool {
         let enough_gpus = self.layout.count(expert) as usize >= self.goal.min_gpus.max(self.goal.min_nodes);
         enough_gpus && (self.goal.min_nodes == 1 || self.num_nodes(expert) >= self.goal.min_nodes)

@@ -105,8 +105,8 @@ impl LoadHistory {
     ///
     /// # Errors
     ///
-    /// `InvalidArgument`: a number of loads that is not a multiple of both, a load that is not finite or negative, a step
-    /// number of 2^64, more than 2^28 loads of all steps. Nothing has changed then.
+    /// `InvalidArgument`: a number of loads that is not a multiple of both, a load that is not finite or negative, a
+    /// step number of 2^64, more than 2^28 loads of all steps. Nothing has changed then.
     pub fn append(&mut self, step: u64, loads: &[f32]) -> Result<()> {
         let more = LoadHistory::new(self.num_layers, self.num_experts, loads)?;
         self.check_room(step, more.steps.len())?;
@@ -114,7 +114,8 @@ impl LoadHistory {
         Ok(())
     }
 
-    /// One more step as slots got it, `loads[num_layers, num_slots]`, with the expert that each held, [`EMPTY`] for none.
+    /// One more step as slots got it, `loads[num_layers, num_slots]`, with the expert that each held, [`EMPTY`] for
+    /// none.
     ///
     /// # Errors
     ///

@@ -121,11 +121,10 @@ impl<'p> Policy<'p> {
         })
     }
 
-    /// [`balance`](crate::balance::balance()) on the steps of the window, anew each time.
+    /// [`balance`](crate::balance::balance()) on the steps of the window, anew each time, numbered so that as much as
+    /// possible stays where it is.
     pub fn refined() -> Policy<'p> {
-        Policy::new("refined", |past, _| {
-            past.plan(|options| balance(past.cluster, past.goal, &past.window, None, options))
-        })
+        Policy::few_moves(MoveBudget::Free).named("refined")
     }
 
     /// [`balance`](crate::balance::balance()) on the steps of the window, from the placement there is, within a budget

@@ -203,8 +203,15 @@ impl TokenMap {
     fn draw_lines(&mut self, expert: usize, quotas: &[u32], before: u32) -> Result<()> {
         let slots = self.links.slots_of(expert);
         let total: u64 = slots.iter().map(|&slot| u64::from(quotas[slot as usize])).sum();
-        let range = 0..=u64::from(u32::MAX);
-        in_range("route", &format!("the sum of quotas of expert {expert}"), total, range)?;
+        if total > u64::from(u32::MAX) {
+            let range = format!("must be at most {}", u32::MAX);
+            return Err(Error::argument(
+                "route",
+                format!("the sum of quotas of expert {expert}"),
+                total,
+                range,
+            ));
+        }
         let (mut index, mut of) = (u64::from(before), total);
         if index + self.counts[expert] > total {
             let argument = format!("the number of tokens of expert {expert}");

@@ -1,9 +1,9 @@
 //! Whether a placement from anywhere can be used: an engine's, a file's, another planner's, one of before a failure.
 //!
-//! A wrong placement seldom fails. It loses tokens, or has them computed by the wrong expert, and shows as a model that
-//! is a little worse. So nothing is taken for granted here: every number may be any number, and what is wrong is said
-//! with its place. `finding` has all that can be wrong, `layer` looks for it, `wide` takes 64-bit numbers, `hash` tells whether
-//! all ranks mean the same placement, `buffers` what memory it asks for.
+//! A wrong placement seldom fails. It loses tokens, or has them computed by the wrong expert, and shows as a model
+//! that is a little worse. So nothing is taken for granted here: every number may be any number, and what is wrong is
+//! said with its place. `finding` has all that can be wrong, `layer` looks for it, `wide` takes 64-bit numbers, `hash`
+//! tells whether all ranks mean the same placement, `buffers` what memory it asks for.
 
 mod buffers;
 mod finding;

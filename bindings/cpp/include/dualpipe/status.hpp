@@ -196,16 +196,20 @@ inline Result<void> outcome(dualpipe_status status) {
   return outcome(status, [] {});
 }
 
-/// All values of a buffer that C fills: `fill` takes the buffer, its capacity and the count.
+/// All values of a buffer that C fills: `fill` takes the buffer, its capacity and the count. If there are no more than
+/// `expected`, it is called once.
 template <class T, class Fill>
-Result<std::vector<T>> values(Fill fill) {
-  std::vector<T> values;
+Result<std::vector<T>> values(Fill fill, std::size_t expected = 0) {
+  std::vector<T> values(expected);
   std::size_t count = 0;
-  dualpipe_status status = fill(nullptr, std::size_t{0}, &count);
-  do {
+  dualpipe_status status = fill(expected > 0 ? values.data() : nullptr, expected, &count);
+  bool is_filled = expected > 0;
+  while (status == DUALPIPE_ERROR_BUFFER_TOO_SMALL || (status == DUALPIPE_OK && !is_filled)) {
     values.resize(count);
+    is_filled = true;
     if (count > 0) status = fill(values.data(), values.size(), &count);
-  } while (status == DUALPIPE_ERROR_BUFFER_TOO_SMALL);
+  }
+  values.resize(count);
   return outcome(status, [&] { return std::move(values); });
 }
 

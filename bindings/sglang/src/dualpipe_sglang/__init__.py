@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualpipe import InvalidArgument, serving
-from dualpipe.relabel import moves
 
 __all__ = ["Algorithm", "activate", "current_maps"]
 
@@ -92,7 +91,8 @@ class Algorithm:
         topology = chosen.topology
         if words[-1] in serving.TOPOLOGIES:
             topology = words.pop()
-        return Algorithm(serving.checked("_".join(words[1:]) or chosen.policy, topology, names=("eplb_algorithm",) * 2))
+        named = serving.checked("_".join(words[1:]) or chosen.policy, topology, names=("eplb_algorithm",) * 2)
+        return Algorithm(chosen._replace(policy=named.policy, topology=named.topology))
 
 
 def _compute_algorithm(original: Any, raw_algorithm: str, *args: Any, **kwargs: Any) -> Any:
@@ -143,14 +143,7 @@ def _place(
     current = None if chosen.policy == "exact" else _current_map(*shape)
     placement = serving.place(loads, sizes, chosen, current)
     current_maps.keep(placement.phy2log, *shape)
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug(
-            "EPLB: imbalance %.4f, lower bound %.4f (means of %d layers), %s experts from another GPU",
-            placement.imbalance.mean(),
-            placement.lower_bound.mean(),
-            len(placement.imbalance),
-            "some" if current is None else moves(placement.phy2log, current, num_gpus).sum(),
-        )
+    serving.log_placement(logger, placement, num_gpus, current)
     return tuple(torch.from_numpy(each) for each in (placement.phy2log, placement.log2phy, placement.logcnt))
 
 

@@ -14,7 +14,6 @@ import logging
 from typing import Any
 
 from dualpipe import InvalidArgument, serving
-from dualpipe.relabel import moves
 
 __all__ = ["activate", "policy"]
 
@@ -53,7 +52,7 @@ def activate() -> None:
         )
         return
     policies["default"] = policy(replaced, chosen)
-    logger.info("EPLB's default policy is dualpipe's: policy %s, topology %s", *chosen)
+    logger.info("EPLB's default policy is dualpipe's: policy %s, topology %s", chosen.policy, chosen.topology)
 
 
 def policy(replaced: type, chosen: serving.Settings) -> type:
@@ -113,16 +112,7 @@ def _rebalance(
     current = None if old_global_expert_indices is None else old_global_expert_indices.cpu().numpy()
     sizes = serving.Sizes(num_replicas, num_groups, num_nodes, num_ranks)
     placement = serving.place(loads, sizes, chosen, current)
-    if logger.isEnabledFor(logging.DEBUG):
-        logger.debug(
-            "EPLB: imbalance %.4f, lower bound %.4f (means of %d layers), %s experts from another GPU",
-            placement.imbalance.mean(),
-            placement.lower_bound.mean(),
-            len(placement.imbalance),
-            "all"
-            if current is None or current.shape != placement.phy2log.shape
-            else moves(placement.phy2log, current, num_ranks).sum(),
-        )
+    serving.log_placement(logger, placement, num_ranks, current)
     return torch.from_numpy(placement.phy2log)
 
 
