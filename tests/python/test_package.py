@@ -242,13 +242,14 @@ def test_the_readme_runs(root, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = (root / "bindings" / "python" / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names = {}
     for block in blocks:
         if "weight" in block and "weight" not in names:
             names["weight"] = np.random.default_rng(1).random((4, 256))
+            names["history"] = np.random.default_rng(2).random((40, 4, 256))
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102, it is what users run
     assert names["timeline"].makespan == 59.0
-    assert (tmp_path / "dualpipe.svg").is_file()
+    assert (tmp_path / "dualpipe.svg").is_file() and (tmp_path / "loads.svg").is_file()
     assert all(names["timelines"])
     assert names["Wire"].network == {}  # all that was sent was received
