@@ -90,6 +90,32 @@ fn small_layers_are_placed_at_or_near_the_optimum() {
 }
 
 #[test]
+fn eight_experts_on_four_gpus_are_at_or_near_the_optimum_and_not_below_the_bounds() {
+    let mut random = fastrand::Rng::with_seed(8);
+    let mut optimal = 0;
+    for case in 0..12 {
+        // 8 or 9 slots, 7 or 8 experts; every third time in two groups that stay on their node.
+        let mut slots = [2u32, 2, 2, 2];
+        slots[0] += u32::from(case % 6 == 1);
+        let cluster = Cluster::new(&slots, &[0, 1, 0, 1], &[]).unwrap();
+        let loads: Vec<u64> = (0..7 + case % 2).map(|_| random.u64(1..1000) * UNIT).collect();
+        let groups = if case % 3 == 0 { GroupRule::Whole } else { GroupRule::Free };
+        let goal = Goal { num_groups: 2, groups, ..Goal::new(1, loads.len()) };
+        let small = Small { cluster, goal, loads };
+        let gap = gap(&small).unwrap();
+        optimal += usize::from(gap < 1.1e-4);
+        assert!(gap < 0.05, "{gap} {small:?}");
+        let Small { cluster, goal, loads } = &small;
+        let best = best_by_trying_all(cluster, goal, loads, true).unwrap();
+        let mean = loads.iter().sum::<u64>() as f64 / 4.0;
+        let bound = bounds(cluster, goal, &floats(loads)).unwrap()[0];
+        assert!(bound.equal.max(bound.node) <= best.equal as f64 / mean * (1.0 + 1e-12), "{small:?}");
+        assert!(bound.joint.max(bound.node) <= best.weighted / mean * (1.0 + 1e-12), "{small:?}");
+    }
+    assert!(optimal >= 11, "{optimal} of 12");
+}
+
+#[test]
 fn the_optimum_of_small_layers_by_hand() {
     for (slots, nodes, num_groups, groups, loads, want) in [
         // 6 | 4 and nothing to spare; a spare slot for 3 + 4 | 3.

@@ -68,6 +68,10 @@ impl Search<'_> {
         if i == self.slots.len() {
             return self.weigh();
         }
+        let is_missing = |expert: &usize| !self.held.contains(expert);
+        if (0..self.loads.len()).filter(is_missing).count() > self.slots.len() - i {
+            return; // too few slots are left for those that have none
+        }
         // On a GPU in ascending order, as the order does not matter.
         let first = match self.held.last() {
             Some(&before) if self.gpu(i - 1) == self.gpu(i) => before,
