@@ -1,5 +1,7 @@
 //! The pictures of the documentation are drawn by the library: `UPDATE_EXPECT=1 cargo test --test pictures` draws anew.
 
+use dualpipe::balance::heat_map::{heat_map, Panel};
+use dualpipe::balance::{balance, deepseek, gpu_loads, Cluster, Goal, Loads, Options, Problem};
 use dualpipe::cost::{Costs, Link, StageCosts};
 use dualpipe::schedule::{dualpipe, dualpipe_v, Work};
 use dualpipe::sim::simulate;
@@ -23,4 +25,33 @@ fn the_pictures_of_the_documentation_are_current() {
     expect_file!["../docs/dualpipe-8x20.svg"].assert_eq(&dualpipe.timeline.to_svg());
     let folded = simulate(&dualpipe_v(4, 10, Work::Training).unwrap(), &costs()).unwrap();
     expect_file!["../docs/dualpipe_v-4x10.svg"].assert_eq(&folded.timeline.to_svg());
+}
+
+/// Twelve layers like DeepSeek-V3's, from a seed: experts in order, as DeepSeek's policy places them, and refined.
+#[test]
+fn the_picture_of_expert_loads_is_current() {
+    let (num_layers, num_experts, num_slots, num_gpus) = (12, 256, 288, 72);
+    let mut random = fastrand::Rng::with_seed(3);
+    let load = |_| {
+        let (radius, angle) = (1.0 - random.f64(), random.f64());
+        let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
+        (3000.0 * (0.65 * normal).exp()).round() as f32
+    };
+    let loads: Vec<f32> = (0..num_layers * num_experts).map(load).collect();
+    let cluster = Cluster::even(num_slots, num_gpus, 1).unwrap();
+    let of_gpus = |slots: &[u32]| gpu_loads(&cluster, num_experts, slots, None, &loads).unwrap();
+    let in_order: Vec<u32> =
+        (0..num_layers * num_slots).map(|slot| (slot % num_slots % num_experts) as u32).collect();
+    let problem = Problem { num_layers, num_experts, num_slots, num_groups: 1, num_nodes: 1, num_gpus };
+    let exact = deepseek(&problem, &loads, Options::default()).unwrap();
+    let goal = Goal::new(num_layers, num_experts);
+    let of_step = Loads::new(&loads, 1, num_layers, num_experts).unwrap();
+    let refined = balance(&cluster, &goal, &of_step, None, Options::default()).unwrap();
+    let panels = [
+        ("experts in order", of_gpus(&in_order)),
+        ("DeepSeek's policy", of_gpus(exact.slot_to_expert())),
+        ("refined", of_gpus(refined.slot_to_expert())),
+    ];
+    let panels = panels.each_ref().map(|(title, loads)| Panel { title, cluster: &cluster, loads });
+    expect_file!["../docs/expert-loads.svg"].assert_eq(&heat_map(&panels).unwrap());
 }

@@ -3,10 +3,6 @@
 import copy
 import json
 import pickle
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import dualpipe
 import numpy as np
@@ -284,13 +280,3 @@ def test_expert_maps_that_are_wrong_are_refused(tmp_path):
         eplb.write_expert_map(tmp_path / "dead.json", [[0, 1, -1, -1]], dead)
     with pytest.raises(INVALID, match="cluster is None"):
         eplb.write_expert_map(tmp_path / "none.json", [[0, 1]])
-
-
-def test_the_examples_of_the_manual_run(tmp_path):
-    """The blocks of docs/loads.md, one after the other."""
-    manual = (Path(__file__).parents[2] / "docs/loads.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", manual, re.DOTALL)
-    assert len(blocks) == 3
-    command = [sys.executable, "-c", "".join(blocks)]
-    printed = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True, text=True).stdout
-    assert "stay: " in printed
