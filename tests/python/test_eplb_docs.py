@@ -18,3 +18,9 @@ def test_the_examples_of_a_page_run(root, tmp_path, page, num_blocks, said):
     command = [sys.executable, "-c", "".join(blocks)]
     printed = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True, text=True).stdout
     assert said in printed
+
+
+def test_the_example_moves_experts_and_loses_no_token(root, tmp_path):
+    command = [sys.executable, root / "examples" / "experts" / "main.py", "--windows", "2"]
+    printed = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True, text=True).stdout
+    assert " copies in " in printed and "every token came to its expert" in printed
