@@ -173,7 +173,12 @@ impl Member {
         drop(meeting);
         if let Some(given) = given {
             let _turn = self.gather.turn();
-            given.wait_in(compute)?;
+            // Another rank's first task may have spoiled it already: then there is nothing left to join.
+            if self.gather.failure().is_none() {
+                if let Err(why) = given.wait_in(compute) {
+                    self.gather.give_up(&why.to_string());
+                }
+            }
         }
         Ok(())
     }
