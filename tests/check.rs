@@ -180,7 +180,8 @@ fn every_schedule_lowers_to_programs_that_can_run() {
                     let is_reduction = |i: &&Instruction| i.to_string().contains("REDUCE_GRADS");
                     program.instructions().iter().filter(is_reduction).count()
                 };
-                let replicated = schedule.name() == "dualpipe" && schedule.work() == Work::Training;
+                let has_twins = schedule.placement().num_directions() == 2;
+                let replicated = has_twins && schedule.work() == Work::Training;
                 assert!(programs.iter().all(|p| reductions(p) == if replicated { 2 } else { 0 }));
             }
         }

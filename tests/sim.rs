@@ -211,7 +211,7 @@ proptest! {
     fn no_schedule_beats_the_lower_bound(
         num_ranks in 1usize..=8,
         extra in 0usize..=20,
-        stages in prop::collection::vec(any_stage(), 16),
+        stages in prop::collection::vec(any_stage(), 24),
         latency_ns in 0u64..20,
     ) {
         for schedule in family(num_ranks, (2 * num_ranks).max(2) - 2 + extra) {

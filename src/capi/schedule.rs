@@ -35,7 +35,10 @@ use super::status::{Failure, Outcome};
 use crate::ids::{Direction, Rank, Stage};
 use crate::op::{StageCopy, Task};
 use crate::program::{lower, Program};
-use crate::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
+use crate::schedule::{
+    chimera, dualpipe, dualpipe_v, gpipe, interleaved_1f1b, interleaved_overlapped, interleaved_zero_bubble,
+    looped_bfs, one_f_one_b, v_half, v_min, zb_h1, zb_h2, zb_v, Schedule, Work,
+};
 
 use dualpipe_schedule_kind::*;
 
@@ -58,6 +61,33 @@ pub enum dualpipe_schedule_kind {
     DUALPIPE_KIND_DUALPIPE_V = 2,
     /// 1F1B (PipeDream-Flush, arXiv 2006.09503). num_ranks 1 to 4096; num_microbatches at least 1.
     DUALPIPE_KIND_1F1B = 3,
+    /// GPipe (arXiv 1811.06965): all forwards, then all backwards. Sizes as of 1F1B.
+    DUALPIPE_KIND_GPIPE = 4,
+    /// Interleaved 1F1B (Megatron-LM, arXiv 2104.04473): stages_per_rank stages on each rank, at least 1;
+    /// num_microbatches a multiple of num_ranks.
+    DUALPIPE_KIND_INTERLEAVED_1F1B = 5,
+    /// Interleaved 1F1B with a forward more in the warm-up, so that each forward behind it runs as a pair with a
+    /// backward (Megatron-LM's combined 1F1B). Sizes as of interleaved 1F1B.
+    DUALPIPE_KIND_INTERLEAVED_OVERLAPPED = 6,
+    /// Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). Sizes as of interleaved 1F1B.
+    DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE = 7,
+    /// Looped breadth first (arXiv 2211.05953): all micro-batches through a stage before the rank's next.
+    /// stages_per_rank at least 1; num_microbatches at least 1.
+    DUALPIPE_KIND_LOOPED_BFS = 8,
+    /// Chimera (arXiv 2107.06925): two directions, two copies of the parameters, whole backwards. num_ranks even,
+    /// num_microbatches even.
+    DUALPIPE_KIND_CHIMERA = 9,
+    /// ZB-H1 (Zero Bubble, arXiv 2401.10241): backwards in halves, the memory of 1F1B. Sizes as of 1F1B.
+    DUALPIPE_KIND_ZB_H1 = 10,
+    /// ZB-H2 (the same): no bubble where F = I = W, for more memory. Sizes as of 1F1B.
+    DUALPIPE_KIND_ZB_H2 = 11,
+    /// ZB-V (the same, and arXiv 2405.15362): two stages on each rank in a V, the memory of 1F1B. num_ranks at least 1;
+    /// num_microbatches at least 1.
+    DUALPIPE_KIND_ZB_V = 12,
+    /// V-Half (arXiv 2405.15362): half the memory of 1F1B. Sizes as of ZB-V.
+    DUALPIPE_KIND_V_HALF = 13,
+    /// V-Min (arXiv 2405.15362): a third of the memory of 1F1B. Sizes as of ZB-V.
+    DUALPIPE_KIND_V_MIN = 14,
 }
 
 /// What schedule to create. Start from DUALPIPE_SCHEDULE_OPTIONS_INIT.
@@ -74,9 +104,12 @@ pub struct dualpipe_schedule_options {
     pub num_microbatches: u32,
     /// 0: every micro-batch goes forward and backward. 1: only forward, for inference.
     pub forward_only: u32,
+    /// For the interleaved kinds and looped breadth first: stages on each rank, num_ranks times as many at most 8192 in
+    /// all. Otherwise 0.
+    pub stages_per_rank: u32,
 }
 
-// SAFETY: repr(C), five u32.
+// SAFETY: repr(C), six u32.
 unsafe impl Growing for dualpipe_schedule_options {
     const SIZE_V1: usize = 20;
 }
@@ -123,12 +156,7 @@ pub unsafe extern "C" fn dualpipe_schedule_create(
             false => Work::Training,
         };
         let kind = dualpipe_schedule_kind::from_c(options.kind)?;
-        let create = match kind {
-            DUALPIPE_KIND_DUALPIPE => dualpipe,
-            DUALPIPE_KIND_DUALPIPE_V => dualpipe_v,
-            DUALPIPE_KIND_1F1B => one_f_one_b,
-        };
-        let schedule = create(options.num_ranks as usize, options.num_microbatches as usize, work)?;
+        let schedule = kind.create(&options, work)?;
         out.write(handle::insert(ScheduleObject { kind, schedule, programs: OnceLock::new() })?);
         Ok(())
     })
@@ -246,10 +274,61 @@ pub unsafe extern "C" fn dualpipe_schedule_to_text(
 }
 
 impl dualpipe_schedule_kind {
+    const ALL: [dualpipe_schedule_kind; 14] = [
+        DUALPIPE_KIND_DUALPIPE,
+        DUALPIPE_KIND_DUALPIPE_V,
+        DUALPIPE_KIND_1F1B,
+        DUALPIPE_KIND_GPIPE,
+        DUALPIPE_KIND_INTERLEAVED_1F1B,
+        DUALPIPE_KIND_INTERLEAVED_OVERLAPPED,
+        DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE,
+        DUALPIPE_KIND_LOOPED_BFS,
+        DUALPIPE_KIND_CHIMERA,
+        DUALPIPE_KIND_ZB_H1,
+        DUALPIPE_KIND_ZB_H2,
+        DUALPIPE_KIND_ZB_V,
+        DUALPIPE_KIND_V_HALF,
+        DUALPIPE_KIND_V_MIN,
+    ];
+
     fn from_c(kind: u32) -> Outcome<dualpipe_schedule_kind> {
-        let kinds = [DUALPIPE_KIND_DUALPIPE, DUALPIPE_KIND_DUALPIPE_V, DUALPIPE_KIND_1F1B];
-        args::one_of("options->kind", kind, kinds.map(|kind| (kind as u32, kind)))
+        args::one_of("options->kind", kind, Self::ALL.map(|kind| (kind as u32, kind)))
     }
+
+    fn create(self, options: &dualpipe_schedule_options, work: Work) -> Outcome<Schedule> {
+        let (num_ranks, num_microbatches) = (options.num_ranks as usize, options.num_microbatches as usize);
+        let stages_per_rank = options.stages_per_rank as usize;
+        let create = match self {
+            DUALPIPE_KIND_DUALPIPE => Create::Plain(dualpipe),
+            DUALPIPE_KIND_DUALPIPE_V => Create::Plain(dualpipe_v),
+            DUALPIPE_KIND_1F1B => Create::Plain(one_f_one_b),
+            DUALPIPE_KIND_GPIPE => Create::Plain(gpipe),
+            DUALPIPE_KIND_INTERLEAVED_1F1B => Create::Looped(interleaved_1f1b),
+            DUALPIPE_KIND_INTERLEAVED_OVERLAPPED => Create::Looped(interleaved_overlapped),
+            DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE => Create::Looped(interleaved_zero_bubble),
+            DUALPIPE_KIND_LOOPED_BFS => Create::Looped(looped_bfs),
+            DUALPIPE_KIND_CHIMERA => Create::Plain(chimera),
+            DUALPIPE_KIND_ZB_H1 => Create::Plain(zb_h1),
+            DUALPIPE_KIND_ZB_H2 => Create::Plain(zb_h2),
+            DUALPIPE_KIND_ZB_V => Create::Plain(zb_v),
+            DUALPIPE_KIND_V_HALF => Create::Plain(v_half),
+            DUALPIPE_KIND_V_MIN => Create::Plain(v_min),
+        };
+        match create {
+            Create::Looped(create) => Ok(create(num_ranks, stages_per_rank, num_microbatches, work)?),
+            Create::Plain(create) if stages_per_rank == 0 => Ok(create(num_ranks, num_microbatches, work)?),
+            Create::Plain(_) => {
+                let how = format!("is {stages_per_rank}, must be 0 for {self:?}");
+                Err(Failure::argument("options->stages_per_rank", how))
+            }
+        }
+    }
+}
+
+/// What makes a schedule, of ranks, perhaps stages on each, and micro-batches.
+enum Create {
+    Plain(fn(usize, usize, Work) -> crate::error::Result<Schedule>),
+    Looped(fn(usize, usize, usize, Work) -> crate::error::Result<Schedule>),
 }
 
 /// A schedule that C has a handle of.

@@ -13,9 +13,12 @@
 //! from s + P to s + 2P - 2: no two ops meet, and each unit begins 2P slots after the one before, its first
 //! forwards between the last backwards of that ("direct concatenation").
 //!
-//! A rank at distance d from the nearer end keeps at most P/2 + 1 + d activations alive. With equal stages, no time
-//! between ranks and whole units, the bubble is exactly P - 2 slots if F = B, and (P - 2)(F + B) - (P - 2)F for one
-//! unit if B = 2F; more units then leave bubbles between them.
+//! A rank at distance d from the nearer end keeps at most P/2 + 1 + d activations alive. With equal stages and no time
+//! between ranks the bubble of k whole units is exactly (P - 2)F if F = B and (k + 1)(P - 2)F if B = 2F: then units
+//! do not fit into one another without gaps, which is what the paper's other two concatenations mend.
+//!
+//! Forward only there are no units: with F at 2i + s the two directions take turns, n + P - 2 slots in all, the least
+//! that is possible.
 //!
 //! Time: n log n for each rank.
 
@@ -35,7 +38,10 @@ pub fn chimera(num_ranks: usize, num_microbatches: usize, work: Work) -> Result<
     let placement = Placement::bidirectional(num_ranks)?;
     check_sizes("chimera", &placement, num_microbatches)?;
     if num_microbatches % 2 != 0 {
-        let range = "must be even and at least 2";
+        let range = match (num_microbatches - 1, num_microbatches + 1) {
+            (0, above) => format!("must be even: the nearest is {above}"),
+            (below, above) => format!("must be even: the nearest are {below} and {above}"),
+        };
         return Err(Error::argument("chimera", "num_microbatches", num_microbatches, range));
     }
     let orders = (0..num_ranks).map(|rank| {

@@ -1,5 +1,5 @@
-//! GPipe (arXiv 1811.06965, section 2.3): all forwards, then all backwards, both in order of micro-batches as in
-//! PyTorch's `ScheduleGPipe` (torch.distributed.pipelining).
+//! GPipe (arXiv 1811.06965, sections 2.2 and 2.3): all forwards, then all backwards, both in order of micro-batches as
+//! in PyTorch's `ScheduleGPipe` (torch.distributed.pipelining).
 //!
 //! ```text
 //! forward    F    n

@@ -1,4 +1,5 @@
-//! Interleaved 1F1B, Megatron-LM's schedule with virtual stages (arXiv 2104.04473, section 2.2.2).
+//! Interleaved 1F1B, Megatron-LM's schedule with virtual stages (arXiv 2104.04473, section 2.2.2; the warm-up is in
+//! NVIDIA/Megatron-LM, megatron/core/pipeline_parallel/schedules.py).
 //!
 //! ```text
 //! warm-up    F         w = min(2(P - 1 - r) + (v - 1)P, n v)
@@ -86,7 +87,7 @@ impl<'a> DepthFirst<'a> {
         self.copies.len() * self.num_microbatches
     }
 
-    /// The forwards of `rank` before the first backward can be there, as if there were enough of them.
+    /// The forwards that `rank` does before it turns to 1F1B, if there are as many.
     pub(super) fn warm_up(&self, rank: usize) -> usize {
         2 * (self.num_ranks - 1 - rank) + (self.copies.len() - 1) * self.num_ranks
     }

@@ -10,9 +10,12 @@
 //! Placement and order of passes are those of `interleaved_1f1b`. There a backward may need the forward just before
 //! it; one more forward in the warm-up makes every F and B of the steady state independent, so each two are a pair.
 //!
-//! At most min(w + 1, n v) stage activations are alive, one more than without pairs. With equal stages (F, B and F&B
-//! of one stage), F&B at least B and no time between ranks, the makespan is that of rank 0 if it never waits once
-//! it has begun its pairs.
+//! At most min(w + 1, n v) stage activations are alive, as a pair begins its F before its B ends: one more than in
+//! `interleaved_1f1b`. With equal stages (F, B and F&B of one stage) and no time between ranks the last rank never
+//! waits between its first op and its last, so the makespan is exactly (P - 1 + u)(F + B) + (n v - u) F&B, where
+//! u = min((v - 1)P + 1, n v) are its forwards before the first pair. Without overlap, F&B = F + B, that is the
+//! makespan of `interleaved_1f1b`: the extra forward costs memory only.
+//!
 //! Megatron offers one stage per rank only on one rank; the same rule is complete for any number of ranks.
 
 use super::interleaved_1f1b::{interleaved, DepthFirst};

@@ -12,8 +12,8 @@
 //! Rank r of P, V stages each, n micro-batches in max(1, n / P rounded down) rounds of m. Forwards take m
 //! micro-batches through the rank's first stage, then its second and so on, then the next m; backwards likewise from
 //! the last stage. W follows I of r steps later, so that a rank keeps at most (V - 1)m + P activations of one stage.
-//! With V = 1 it is ZB-H1. Costs alike, n a multiple of P and W <= min(F, I): each rank idles (P - 1)(F + I - W), of
-//! stages that are 1/V as long.
+//! With V = 1 it is ZB-H1. If all stages cost the same, each rank idles (P - 1)(F + I - W), as in ZB-H1 but of stages
+//! that are 1/V as long: exact for W <= min(F, I) and n a multiple of P.
 
 use super::{check_sizes, Schedule, Work};
 use crate::error::{Error, Result};
@@ -74,6 +74,7 @@ fn uneven_rounds(num_ranks: usize, num_microbatches: usize, rounds: usize) -> Er
     let admits = |n: usize| n % (n / num_ranks).max(1) == 0;
     let fewer = (1..num_microbatches).rev().find(|&n| admits(n)).unwrap_or(1);
     let more = (num_microbatches + 1..).find(|&n| admits(n)).unwrap_or(fewer);
-    let range = format!("must divide into its {rounds} rounds, as {fewer} or {more} would, for {num_ranks} ranks");
+    let range =
+        format!("must divide into its {rounds} rounds, as {fewer} or {more} would, for {num_ranks} ranks");
     Error::argument(NAME, "num_microbatches", num_microbatches, range)
 }

@@ -1,5 +1,5 @@
-//! Looped BFS: Breadth-First Pipeline Parallelism (arXiv 2211.05953, section 4), with the backwards in the order of
-//! PyTorch's `ScheduleLoopedBFS` (torch.distributed.pipelining): last micro-batch first.
+//! Looped BFS: Breadth-First Pipeline Parallelism (arXiv 2211.05953), with the backwards in the order of PyTorch's
+//! `ScheduleLoopedBFS` (torch.distributed.pipelining): last micro-batch first.
 //!
 //! ```text
 //! forward    for each of the rank's v stages, first to last    F    micro-batches 0 … n-1

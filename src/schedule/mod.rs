@@ -1,19 +1,42 @@
 //! A schedule: for every rank, the order of its ops. It knows neither time nor messages nor threads.
 
 mod check;
+mod chimera;
 mod dualpipe;
 mod dualpipe_v;
+mod gpipe;
+mod interleaved_1f1b;
+mod interleaved_overlapped;
+mod interleaved_zero_bubble;
+mod looped_bfs;
 mod messages;
 mod one_f_one_b;
 mod play;
 mod tasks;
 mod text;
+mod v_block;
+mod v_half;
+mod v_min;
+mod zb_h1;
+mod zb_h2;
+mod zb_v;
 
 pub use check::CheckReport;
+pub use chimera::chimera;
 pub use dualpipe::dualpipe;
 pub use dualpipe_v::dualpipe_v;
+pub use gpipe::gpipe;
+pub use interleaved_1f1b::interleaved_1f1b;
+pub use interleaved_overlapped::interleaved_overlapped;
+pub use interleaved_zero_bubble::interleaved_zero_bubble;
+pub use looped_bfs::looped_bfs;
 pub use one_f_one_b::one_f_one_b;
 pub use play::{play, Stuck, Visit, Wait};
+pub use v_half::v_half;
+pub use v_min::v_min;
+pub use zb_h1::zb_h1;
+pub use zb_h2::zb_h2;
+pub use zb_v::zb_v;
 
 use crate::error::{in_range, Error, Result};
 use crate::ids::{Direction, Microbatch, Rank};

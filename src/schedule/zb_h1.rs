@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Rank r of P; one stage each. W of a micro-batch follows I of the one r later, so that every rank keeps at most P
-//! activations, as many as rank 0 in 1F1B. Costs alike, each rank idles (P - 1)(F + I - W): exact if
-//! W <= min(F, I) and n >= P. 1F1B idles (P - 1)(F + I + W).
+//! activations, as many as rank 0 in 1F1B. If all stages cost the same, each rank idles (P - 1)(F + I - W), where 1F1B
+//! idles (P - 1)(F + I + W): exact for W <= min(F, I) and n >= P, too low for a longer W.
 
 use super::{check_sizes, Schedule, Work};
 use crate::error::Result;

@@ -9,8 +9,9 @@
 //! ```
 //!
 //! Rank r of P; one stage each. W of a micro-batch follows I of the one 2r later, so that every rank keeps at most
-//! 2P - 1 activations. If F = I = W and n >= 2P - 1, no rank idles between its first op and its last: the ranks
-//! start and end one after the other, and the next step can follow at once where the optimizer needs no barrier.
+//! 2P - 1 activations. The ranks start and end one after the other, so that the next step can follow at once where the
+//! optimizer needs no barrier. If all stages cost the same, a rank idles at most (P - 1)(F + I - 2W) between its first
+//! op and its last, nothing if F = I = W: exact for W <= min(F, I) and n >= 2P - 1, too low for a longer W.
 
 use super::{check_sizes, Schedule, Work};
 use crate::error::Result;

@@ -219,7 +219,7 @@ fn in_rust() -> Vec<RustLayout> {
         dualpipe_pass { direction stage microbatch copy }
         dualpipe_op { kind forward backward }
         dualpipe_message { kind to_stage pass }
-        dualpipe_schedule_options { size kind num_ranks num_microbatches forward_only }
+        dualpipe_schedule_options { size kind num_ranks num_microbatches forward_only stages_per_rank }
         dualpipe_schedule_info {
             size kind num_ranks num_stages num_directions num_microbatches forward_only
         }

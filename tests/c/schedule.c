@@ -83,6 +83,27 @@ static void a_schedule_is_printed(void) {
   CHECK_OK(dualpipe_schedule_free(schedule));
 }
 
+static void a_rank_may_have_many_stages(void) {
+  dualpipe_schedule_options options = DUALPIPE_SCHEDULE_OPTIONS_INIT;
+  dualpipe_schedule_info info = DUALPIPE_SCHEDULE_INFO_INIT;
+  dualpipe_schedule_t schedule = NULL;
+  uint32_t rank = 0, peak_live[4];
+  size_t count = 0;
+  options.kind = DUALPIPE_KIND_INTERLEAVED_1F1B;
+  options.num_ranks = 4;
+  options.num_microbatches = 8;
+  CHECK(dualpipe_schedule_create(&options, &schedule) == DUALPIPE_ERROR_INVALID_ARGUMENT);
+  options.stages_per_rank = 3;
+  CHECK_OK(dualpipe_schedule_create(&options, &schedule));
+  CHECK_OK(dualpipe_schedule_describe(schedule, &info));
+  CHECK(info.kind == DUALPIPE_KIND_INTERLEAVED_1F1B && info.num_stages == 12 && info.num_directions == 1);
+  CHECK_OK(dualpipe_schedule_rank_of(schedule, 0, 9, &rank));
+  CHECK(rank == 1);
+  CHECK_OK(dualpipe_schedule_check(schedule, peak_live, 4, &count));
+  CHECK(peak_live[0] == 15 && peak_live[3] == 9);
+  CHECK_OK(dualpipe_schedule_free(schedule));
+}
+
 static void what_is_wrong_is_said(void) {
   dualpipe_schedule_options options = DUALPIPE_SCHEDULE_OPTIONS_INIT;
   dualpipe_schedule_t schedule = NULL;
@@ -106,6 +127,7 @@ int main(void) {
   a_schedule_is_described();
   every_rank_has_each_of_its_passes_once();
   a_schedule_is_printed();
+  a_rank_may_have_many_stages();
   what_is_wrong_is_said();
   return 0;
 }

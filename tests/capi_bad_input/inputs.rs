@@ -232,7 +232,8 @@ pub(crate) fn plan() -> usize {
 
 pub(crate) fn schedule_options() -> dualpipe_schedule_options {
     let kind = dualpipe_schedule_kind::DUALPIPE_KIND_DUALPIPE as u32;
-    dualpipe_schedule_options { size: 20, kind, num_ranks: 2, num_microbatches: 2, forward_only: 0 }
+    let (size, forward_only, stages_per_rank) = (size_of::<dualpipe_schedule_options>() as u32, 0, 0);
+    dualpipe_schedule_options { size, kind, num_ranks: 2, num_microbatches: 2, forward_only, stages_per_rank }
 }
 
 pub(crate) fn schedule() -> usize {

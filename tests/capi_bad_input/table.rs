@@ -72,7 +72,7 @@ pub(crate) fn table() -> Vec<Entry> {
 
         entry("dualpipe_schedule_create", |w| unsafe { dualpipe_schedule_create(w.at(0), w.at(1)) }, &[
             InStruct {
-                name: "options", size: 20, size_v1: 20, align: 4,
+                name: "options", size: 24, size_v1: 20, align: 4,
                 good: |_| inputs::words(&inputs::schedule_options()),
                 bad: &[
                     (1, 0, "options->kind is 0, must be one of DUALPIPE_KIND_DUALPIPE (1), "),
@@ -84,6 +84,7 @@ pub(crate) fn table() -> Vec<Entry> {
                     (3, 0, "num_microbatches is 0, must be even and at least 2 for 2 ranks"),
                     (3, DUALPIPE_NONE - 1, "num_microbatches is 4294967294, must be 1 to 1048576"),
                     (4, 2, "options->forward_only is 2, must be 0 to 1"),
+                    (5, 1, "options->stages_per_rank is 1, must be 0 for DUALPIPE_KIND_DUALPIPE"),
                 ],
             },
             Out("schedule", 8),

@@ -3,6 +3,7 @@
 import dualpipe
 import numpy as np
 import pytest
+from dualpipe.schedule import KINDS, LOOPED
 
 from conftest import data
 
@@ -25,6 +26,24 @@ def test_a_schedule_says_what_it_is():
     folded = dualpipe.Schedule("dualpipe_v", 4, 10)
     assert (folded.stages, folded.directions) == (8, 1)
     assert dualpipe.Schedule("1f1b", 4, 10).kind == "1f1b"
+
+
+IN_A_V = ("dualpipe_v", "zb_v", "v_half", "v_min")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_complete_and_no_faster_than_its_bound(kind):
+    looped = {"stages_per_rank": 3} if kind in LOOPED else {}
+    schedule = dualpipe.Schedule(kind, 4, 8, **looped)
+    assert (schedule.kind, schedule.ranks, schedule.microbatches) == (kind, 4, 8)
+    assert schedule.stages == 4 * looped.get("stages_per_rank", 2 if kind in IN_A_V else 1)
+    forwards = [op for rank in range(4) for op in schedule.order(rank) if op[0] in ("F", "FB")]
+    assert len(forwards) == schedule.stages * 8
+    timeline = schedule.simulate(dualpipe.Costs(f=1, i=1, w=1, fb=2.5))
+    assert timeline.makespan >= timeline.lower_bound > 0
+    assert eval(repr(schedule)).order(3) == schedule.order(3)
+    with pytest.raises(dualpipe.InvalidArgument, match="stages_per_rank is"):
+        dualpipe.Schedule(kind, 4, 8, stages_per_rank=0 if looped else 1)
 
 
 def test_stages_lie_where_the_directions_say():

@@ -6,7 +6,10 @@ pub(crate) mod naive;
 pub(crate) mod net;
 
 use dualpipe::op::{Op, Pass};
-use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
+use dualpipe::schedule::{
+    chimera, dualpipe, dualpipe_v, gpipe, interleaved_1f1b, interleaved_overlapped, interleaved_zero_bubble,
+    looped_bfs, one_f_one_b, v_half, v_min, zb_h1, zb_h2, zb_v, Schedule, Work,
+};
 
 /// Every published schedule here that admits the sizes.
 pub(crate) fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule> {
@@ -17,6 +20,17 @@ pub(crate) fn family(num_ranks: usize, num_microbatches: usize) -> Vec<Schedule>
                 dualpipe(num_ranks, num_microbatches, work),
                 dualpipe_v(num_ranks, num_microbatches, work),
                 one_f_one_b(num_ranks, num_microbatches, work),
+                gpipe(num_ranks, num_microbatches, work),
+                chimera(num_ranks, num_microbatches, work),
+                looped_bfs(num_ranks, 2, num_microbatches, work),
+                interleaved_1f1b(num_ranks, 3, num_microbatches, work),
+                interleaved_overlapped(num_ranks, 2, num_microbatches, work),
+                interleaved_zero_bubble(num_ranks, 2, num_microbatches, work),
+                zb_h1(num_ranks, num_microbatches, work),
+                zb_h2(num_ranks, num_microbatches, work),
+                zb_v(num_ranks, num_microbatches, work),
+                v_half(num_ranks, num_microbatches, work),
+                v_min(num_ranks, num_microbatches, work),
             ]
         })
         .filter_map(Result::ok)

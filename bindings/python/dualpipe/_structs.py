@@ -17,6 +17,7 @@ class ScheduleOptions(c.Structure):
         ("num_ranks", c.c_uint32),
         ("num_microbatches", c.c_uint32),
         ("forward_only", c.c_uint32),
+        ("stages_per_rank", c.c_uint32),
     ]
 
 

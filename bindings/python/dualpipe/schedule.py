@@ -14,8 +14,25 @@ from .costs import Costs
 from .errors import InvalidArgument
 from .timeline import MESSAGE_KINDS, OP_KINDS, PathLike, Timeline
 
-KINDS = {"dualpipe": 1, "dualpipe_v": 2, "1f1b": 3}
+KINDS = {
+    "dualpipe": 1,
+    "dualpipe_v": 2,
+    "1f1b": 3,
+    "gpipe": 4,
+    "interleaved_1f1b": 5,
+    "interleaved_overlapped": 6,
+    "interleaved_zero_bubble": 7,
+    "looped_bfs": 8,
+    "chimera": 9,
+    "zb_h1": 10,
+    "zb_h2": 11,
+    "zb_v": 12,
+    "v_half": 13,
+    "v_min": 14,
+}
 """The published schedules, with their ``dualpipe_schedule_kind``."""
+LOOPED = ("interleaved_1f1b", "interleaved_overlapped", "interleaved_zero_bubble", "looped_bfs")
+"""The kinds with any number of stages on each rank."""
 INSTRUCTION_KINDS = {1: "RECEIVE", 2: "RUN", 3: "SEND", 4: "FREE"}
 """The names of ``dualpipe_instruction_kind``."""
 
@@ -31,14 +48,23 @@ class Schedule(Closing):
     - ``"dualpipe"``: two directions; ``ranks`` even; ``microbatches`` counts both directions, even, at least
       2 * ranks - 2.
     - ``"dualpipe_v"``: DualPipe folded into a V, two stages on each rank; ``microbatches`` at least 2 * ranks - 1.
-    - ``"1f1b"``: one stage on each rank; ``microbatches`` at least 1.
+    - ``"1f1b"``, ``"gpipe"``, ``"zb_h1"``, ``"zb_h2"``: one stage on each rank; ``microbatches`` at least 1.
+    - ``"zb_v"``, ``"v_half"``, ``"v_min"``: two stages on each rank, in a V; ``microbatches`` at least 1.
+    - ``"chimera"``: two directions without halves of backwards; ``ranks`` and ``microbatches`` even.
+    - ``"looped_bfs"``: ``stages_per_rank`` stages on each rank; ``microbatches`` at least 1.
+    - ``"interleaved_1f1b"``, ``"interleaved_zero_bubble"``, and ``"interleaved_overlapped"``, which pairs forwards with
+      backwards: likewise, ``microbatches`` a multiple of ``ranks``.
+
+    docs/schedules.md says what each costs and where it comes from.
 
     ``forward_only``: micro-batches only go forward, for inference. Raises
     :class:`~dualpipe.errors.InvalidArgument`, with the range, for anything else. ``str(schedule)`` has a line for
     each rank.
     """
 
-    def __init__(self, kind: str, ranks: int, microbatches: int, forward_only: bool = False) -> None:
+    def __init__(
+        self, kind: str, ranks: int, microbatches: int, forward_only: bool = False, *, stages_per_rank: int = 0
+    ) -> None:
         if kind not in KINDS:
             raise InvalidArgument(f"kind is {kind!r}, must be one of {', '.join(map(repr, KINDS))}")
         options = s.ScheduleOptions(
@@ -47,6 +73,7 @@ class Schedule(Closing):
             uint32("ranks", ranks),
             uint32("microbatches", microbatches),
             bool(forward_only),
+            uint32("stages_per_rank", stages_per_rank),
         )
         self._handle = create("dualpipe_schedule_create", "dualpipe_schedule_free", c.byref(options))
         self._info = s.ScheduleInfo(size=c.sizeof(s.ScheduleInfo))
@@ -54,7 +81,7 @@ class Schedule(Closing):
 
     @property
     def kind(self) -> str:
-        """As it was created: ``"dualpipe"``, ``"dualpipe_v"`` or ``"1f1b"``."""
+        """As it was created, say ``"dualpipe"``."""
         return next(name for name, number in KINDS.items() if number == self._info.kind)
 
     @property
@@ -141,8 +168,10 @@ class Schedule(Closing):
         return read_text("dualpipe_schedule_to_text", self._handle)
 
     def __repr__(self) -> str:
-        inference = ", forward_only=True" if self.forward_only else ""
-        return f"dualpipe.Schedule({self.kind!r}, ranks={self.ranks}, microbatches={self.microbatches}{inference})"
+        more = ", forward_only=True" if self.forward_only else ""
+        if self.kind in LOOPED:
+            more += f", stages_per_rank={self.stages // self.ranks}"
+        return f"dualpipe.Schedule({self.kind!r}, ranks={self.ranks}, microbatches={self.microbatches}{more})"
 
     def _repr_svg_(self) -> str:
         """What a notebook shows."""

@@ -32,6 +32,16 @@ void schedules_say_what_they_are() {
   CHECK(schedule.check() == std::vector<std::uint32_t>(8, 9));
   CHECK(schedule.to_text().rfind("0| 0F0 ", 0) == 0);
   CHECK(Schedule::create(ScheduleKind::one_f_one_b, 2, 2, true).describe().forward_only == 1);
+  for (const ScheduleKind kind : {ScheduleKind::gpipe, ScheduleKind::chimera, ScheduleKind::zb_h1, ScheduleKind::zb_h2,
+                                  ScheduleKind::zb_v, ScheduleKind::v_half, ScheduleKind::v_min}) {
+    CHECK(Schedule::create(kind, 4, 8).check().size() == 4);
+  }
+  for (const ScheduleKind kind : {ScheduleKind::interleaved_1f1b, ScheduleKind::interleaved_overlapped,
+                                  ScheduleKind::interleaved_zero_bubble, ScheduleKind::looped_bfs}) {
+    ScheduleOptions looped(kind, 4, 8);
+    looped.stages_per_rank = 3;
+    CHECK(Schedule::create(looped).describe().num_stages == 12);
+  }
 }
 
 void timelines_are_simulated_drawn_and_compared() {

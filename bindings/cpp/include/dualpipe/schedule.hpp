@@ -22,9 +22,32 @@ enum class ScheduleKind : std::uint32_t {
   dualpipe_v = DUALPIPE_KIND_DUALPIPE_V,
   /// 1F1B (PipeDream-Flush, arXiv 2006.09503). num_ranks 1 to 4096; num_microbatches at least 1.
   one_f_one_b = DUALPIPE_KIND_1F1B,
+  /// GPipe (arXiv 1811.06965): all forwards, then all backwards. Sizes as of 1F1B.
+  gpipe = DUALPIPE_KIND_GPIPE,
+  /// Interleaved 1F1B (Megatron-LM, arXiv 2104.04473): stages_per_rank at least 1, num_microbatches a multiple of
+  /// num_ranks.
+  interleaved_1f1b = DUALPIPE_KIND_INTERLEAVED_1F1B,
+  /// With a forward more in the warm-up, and pairs behind it (Megatron-LM's combined 1F1B). Sizes as of interleaved.
+  interleaved_overlapped = DUALPIPE_KIND_INTERLEAVED_OVERLAPPED,
+  /// With backwards in halves (torch's ScheduleInterleavedZeroBubble). Sizes as of interleaved.
+  interleaved_zero_bubble = DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE,
+  /// Looped breadth first (arXiv 2211.05953): stages_per_rank at least 1.
+  looped_bfs = DUALPIPE_KIND_LOOPED_BFS,
+  /// Chimera (arXiv 2107.06925): two directions, whole backwards. num_ranks and num_microbatches even.
+  chimera = DUALPIPE_KIND_CHIMERA,
+  /// ZB-H1 (Zero Bubble, arXiv 2401.10241): the memory of 1F1B. Sizes as of 1F1B.
+  zb_h1 = DUALPIPE_KIND_ZB_H1,
+  /// ZB-H2 (the same): no bubble where F = I = W, for more memory. Sizes as of 1F1B.
+  zb_h2 = DUALPIPE_KIND_ZB_H2,
+  /// ZB-V (the same, and arXiv 2405.15362): two stages on each rank in a V.
+  zb_v = DUALPIPE_KIND_ZB_V,
+  /// V-Half (arXiv 2405.15362): half the memory of 1F1B.
+  v_half = DUALPIPE_KIND_V_HALF,
+  /// V-Min (arXiv 2405.15362): a third of the memory of 1F1B.
+  v_min = DUALPIPE_KIND_V_MIN,
 };
 
-/// What schedule to create.
+/// What schedule to create. stages_per_rank is 0 unless the kind wants it.
 struct ScheduleOptions : dualpipe_schedule_options {
   /// Its ranks, its micro-batches of a step, both directions together, and whether they only go forward, for inference.
   ScheduleOptions(ScheduleKind which, std::uint32_t ranks, std::uint32_t microbatches, bool is_forward_only = false)

@@ -52,6 +52,55 @@ enum dualpipe_schedule_kind
    * 1F1B (PipeDream-Flush, arXiv 2006.09503). num_ranks 1 to 4096; num_microbatches at least 1.
    */
   DUALPIPE_KIND_1F1B = 3,
+  /**
+   * GPipe (arXiv 1811.06965): all forwards, then all backwards. Sizes as of 1F1B.
+   */
+  DUALPIPE_KIND_GPIPE = 4,
+  /**
+   * Interleaved 1F1B (Megatron-LM, arXiv 2104.04473): stages_per_rank stages on each rank, at least 1;
+   * num_microbatches a multiple of num_ranks.
+   */
+  DUALPIPE_KIND_INTERLEAVED_1F1B = 5,
+  /**
+   * Interleaved 1F1B with a forward more in the warm-up, so that each forward behind it runs as a pair with a
+   * backward (Megatron-LM's combined 1F1B). Sizes as of interleaved 1F1B.
+   */
+  DUALPIPE_KIND_INTERLEAVED_OVERLAPPED = 6,
+  /**
+   * Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). Sizes as of interleaved 1F1B.
+   */
+  DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE = 7,
+  /**
+   * Looped breadth first (arXiv 2211.05953): all micro-batches through a stage before the rank's next.
+   * stages_per_rank at least 1; num_microbatches at least 1.
+   */
+  DUALPIPE_KIND_LOOPED_BFS = 8,
+  /**
+   * Chimera (arXiv 2107.06925): two directions, two copies of the parameters, whole backwards. num_ranks even,
+   * num_microbatches even.
+   */
+  DUALPIPE_KIND_CHIMERA = 9,
+  /**
+   * ZB-H1 (Zero Bubble, arXiv 2401.10241): backwards in halves, the memory of 1F1B. Sizes as of 1F1B.
+   */
+  DUALPIPE_KIND_ZB_H1 = 10,
+  /**
+   * ZB-H2 (the same): no bubble where F = I = W, for more memory. Sizes as of 1F1B.
+   */
+  DUALPIPE_KIND_ZB_H2 = 11,
+  /**
+   * ZB-V (the same, and arXiv 2405.15362): two stages on each rank in a V, the memory of 1F1B. num_ranks at least 1;
+   * num_microbatches at least 1.
+   */
+  DUALPIPE_KIND_ZB_V = 12,
+  /**
+   * V-Half (arXiv 2405.15362): half the memory of 1F1B. Sizes as of ZB-V.
+   */
+  DUALPIPE_KIND_V_HALF = 13,
+  /**
+   * V-Min (arXiv 2405.15362): a third of the memory of 1F1B. Sizes as of ZB-V.
+   */
+  DUALPIPE_KIND_V_MIN = 14,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -90,6 +139,11 @@ typedef struct dualpipe_schedule_options {
    * 0: every micro-batch goes forward and backward. 1: only forward, for inference.
    */
   uint32_t forward_only;
+  /**
+   * For the interleaved kinds and looped breadth first: stages on each rank, num_ranks times as many at most 8192 in
+   * all. Otherwise 0.
+   */
+  uint32_t stages_per_rank;
 } dualpipe_schedule_options;
 
 /**
@@ -202,7 +256,7 @@ dualpipe_status dualpipe_schedule_to_text(dualpipe_schedule_t schedule,
 #endif  // __cplusplus
 
 /** Initializes a dualpipe_schedule_options: `dualpipe_schedule_options x = DUALPIPE_SCHEDULE_OPTIONS_INIT;` */
-#define DUALPIPE_SCHEDULE_OPTIONS_INIT { sizeof(dualpipe_schedule_options), 0, 0, 0, 0 }
+#define DUALPIPE_SCHEDULE_OPTIONS_INIT { sizeof(dualpipe_schedule_options), 0, 0, 0, 0, 0 }
 
 /** Initializes a dualpipe_schedule_info: `dualpipe_schedule_info x = DUALPIPE_SCHEDULE_INFO_INIT;` */
 #define DUALPIPE_SCHEDULE_INFO_INIT { sizeof(dualpipe_schedule_info), 0, 0, 0, 0, 0, 0 }
