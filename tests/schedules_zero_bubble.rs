@@ -186,9 +186,9 @@ fn most(of_ranks: &[u64]) -> u64 {
 /// F, I and W with W no longer than the others.
 const SHORT_WEIGHTS: [(u64, u64, u64); 4] = [(10, 10, 10), (10, 13, 8), (10, 8, 8), (10, 20, 3)];
 
-/// arXiv 2401.10241, table 2: (P - 1)(F + I - W).
+/// ZB-H1, arXiv 2401.10241, section 2: (P - 1)(F + I - W). The interleaved one meets the same, in its shorter stages.
 #[test]
-fn zb_h1_and_the_interleaved_one_idle_as_published() {
+fn zb_h1_and_the_interleaved_one_idle_by_the_formula() {
     for costs in SHORT_WEIGHTS {
         let (f, i, w) = costs;
         for num_ranks in 1..=16 {
@@ -211,9 +211,10 @@ fn zb_h1_and_the_interleaved_one_idle_as_published() {
     }
 }
 
-/// arXiv 2401.10241, table 2: (P - 1)(F + I - 2W), for ZB-V if F = I.
+/// ZB-H2, arXiv 2401.10241, section 2: (P - 1)(F + I - 2W). Published of ZB-V is 0 for F = I = W; it meets the same
+/// formula for other F = I.
 #[test]
-fn zb_h2_and_zb_v_idle_as_published() {
+fn zb_h2_and_zb_v_idle_by_the_formula() {
     for costs in SHORT_WEIGHTS.into_iter().chain([(10, 10, 4)]) {
         let (f, i, w) = costs;
         for num_ranks in 1..=16 {
@@ -229,7 +230,7 @@ fn zb_h2_and_zb_v_idle_as_published() {
     }
 }
 
-/// arXiv 2405.15362: about two thirds and half of what 1F1B idles.
+/// Two thirds and half of what 1F1B idles: not published figures, but what these orders reach.
 #[test]
 fn v_min_and_v_half_idle_less_than_1f1b() {
     for num_ranks in 1..=16 {
@@ -251,6 +252,7 @@ fn v_min_and_v_half_idle_less_than_1f1b() {
     }
 }
 
+/// The constants 2 and 8/3 of V-Half and V-Min are what these orders need beyond the published P/2 and P/3.
 #[test]
 fn peak_live_is_what_the_zero_bubble_papers_say() {
     for num_ranks in 1..=16 {

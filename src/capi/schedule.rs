@@ -69,7 +69,8 @@ pub enum dualpipe_schedule_kind {
     /// Interleaved 1F1B with a forward more in the warm-up, so that each forward behind it runs as a pair with a
     /// backward (Megatron-LM's combined 1F1B). Sizes as of interleaved 1F1B.
     DUALPIPE_KIND_INTERLEAVED_OVERLAPPED = 6,
-    /// Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). Sizes as of interleaved 1F1B.
+    /// Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). stages_per_rank at least 1;
+    /// num_microbatches a multiple of num_microbatches / num_ranks, rounded down, if that is not 0.
     DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE = 7,
     /// Looped breadth first (arXiv 2211.05953): all micro-batches through a stage before the rank's next.
     /// stages_per_rank at least 1; num_microbatches at least 1.

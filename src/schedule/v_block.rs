@@ -1,5 +1,5 @@
 //! Schedules from a building block on the V placement (arXiv 2405.15362, "Pipeline Parallelism with Controllable
-//! Memory", sections 3 and 4): one micro-batch's forwards and backwards, laid out in time and repeated every 6 slots.
+//! Memory"): one micro-batch's forwards and backwards, laid out in time and repeated every 6 slots.
 //!
 //! Rank r of P holds stage r, on the way down, and stage 2P-1-r, on the way back up. A slot is the time of one F, I or
 //! W of a stage. A micro-batch goes F down, F up, I up, I down, and the block says how many slots lie between one rank

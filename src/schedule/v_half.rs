@@ -1,5 +1,6 @@
 //! V-Half, the schedule with about half of the activation memory of 1F1B (arXiv 2405.15362, "Pipeline Parallelism with
-//! Controllable Memory", section 4).
+//! Controllable Memory"), with the building block that sail-sg/zero-bubble-pipeline-parallelism uses
+//! (scheduler/zbv_greedy.py).
 //!
 //! Rank r of P holds stage r, on the way down, and stage 2P-1-r, on the way back up. The building block of `v_block`:
 //!
@@ -12,9 +13,8 @@
 //! ```
 //!
 //! At most P + 2 activations live on a rank, each of half its layers; 1F1B's rank 0 keeps 2P of them. If F = I = W and
-//! n >= P/2, a rank idles at most 3(P - 1) of their slots, half of 1F1B's 6(P - 1). With costs a
-//! little apart, as 10, 13 and 8, the bubble is longer but does not grow with n; with costs far apart, as 10, 30
-//! and 5, every micro-batch adds to it.
+//! n >= P/2, a rank idles at most 3(P - 1) of their slots, half of 1F1B's 6(P - 1). With costs a little apart, as 10,
+//! 13 and 8, the bubble is longer but does not grow with n; with costs far apart, as 10, 30 and 5, it does.
 
 use super::v_block::{forwards_in_turns, greedy_orders, Block};
 use super::{check_sizes, Schedule, Work};

@@ -1,5 +1,6 @@
 //! V-Min, the schedule with about a third of the activation memory of 1F1B (arXiv 2405.15362, "Pipeline Parallelism
-//! with Controllable Memory", section 4).
+//! with Controllable Memory"), with the building block that sail-sg/zero-bubble-pipeline-parallelism uses
+//! (scheduler/zbv_greedy.py).
 //!
 //! Rank r of P holds stage r, on the way down, and stage 2P-1-r, on the way back up. The building block of `v_block`:
 //!
@@ -12,8 +13,8 @@
 //! ```
 //!
 //! At most (2P + 8)/3 activations live on a rank, each of half its layers; 1F1B's rank 0 keeps 2P of them. If
-//! F = I = W, a rank idles at most 4(P - 1) of their slots, two thirds of 1F1B's 6(P - 1). With other costs,
-//! even a little apart as 10, 13 and 8, most often every micro-batch adds to the bubble: the block has no slack.
+//! F = I = W, a rank idles at most 4(P - 1) of their slots, two thirds of 1F1B's 6(P - 1). With other costs, even a
+//! little apart as 10, 13 and 8, most often every micro-batch adds to the bubble: the block has no slack.
 
 use super::v_block::{forwards_in_turns, greedy_orders, Block};
 use super::{check_sizes, Schedule, Work};

@@ -1,4 +1,4 @@
-//! ZB-H1, the zero-bubble schedule with the memory of 1F1B (arXiv 2401.10241, section 2.3.1 and figure 2).
+//! ZB-H1, the zero-bubble schedule with the memory of 1F1B (arXiv 2401.10241, section 2).
 //!
 //! ```text
 //! warm-up    F           min(P - 1 - r, n)

@@ -1,4 +1,4 @@
-//! ZB-H2, the zero-bubble schedule with about twice the memory of 1F1B (arXiv 2401.10241, section 2.3.2 and figure 3).
+//! ZB-H2, the zero-bubble schedule with about twice the memory of 1F1B (arXiv 2401.10241, section 2).
 //!
 //! ```text
 //! warm-up    F           min(2(P - r) - 1, n)

@@ -52,8 +52,9 @@ class Schedule(Closing):
     - ``"zb_v"``, ``"v_half"``, ``"v_min"``: two stages on each rank, in a V; ``microbatches`` at least 1.
     - ``"chimera"``: two directions without halves of backwards; ``ranks`` and ``microbatches`` even.
     - ``"looped_bfs"``: ``stages_per_rank`` stages on each rank; ``microbatches`` at least 1.
-    - ``"interleaved_1f1b"``, ``"interleaved_zero_bubble"``, and ``"interleaved_overlapped"``, which pairs forwards with
-      backwards: likewise, ``microbatches`` a multiple of ``ranks``.
+    - ``"interleaved_1f1b"``, and ``"interleaved_overlapped"``, which pairs forwards with backwards: likewise,
+      ``microbatches`` a multiple of ``ranks``; of ``"interleaved_zero_bubble"`` a multiple of
+      ``max(1, microbatches // ranks)``.
 
     docs/schedules.md says what each costs and where it comes from.
 

@@ -67,7 +67,8 @@ enum dualpipe_schedule_kind
    */
   DUALPIPE_KIND_INTERLEAVED_OVERLAPPED = 6,
   /**
-   * Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). Sizes as of interleaved 1F1B.
+   * Interleaved 1F1B with backwards in halves (torch's ScheduleInterleavedZeroBubble). stages_per_rank at least 1;
+   * num_microbatches a multiple of num_microbatches / num_ranks, rounded down, if that is not 0.
    */
   DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE = 7,
   /**
