@@ -29,8 +29,8 @@ enum class ScheduleKind : std::uint32_t {
   interleaved_1f1b = DUALPIPE_KIND_INTERLEAVED_1F1B,
   /// With a forward more in the warm-up, and pairs behind it (Megatron-LM's combined 1F1B). Sizes as of interleaved.
   interleaved_overlapped = DUALPIPE_KIND_INTERLEAVED_OVERLAPPED,
-  /// With backwards in halves (torch's ScheduleInterleavedZeroBubble). num_microbatches a multiple of num_microbatches /
-  /// num_ranks, rounded down, if that is not 0.
+  /// With backwards in halves (torch's ScheduleInterleavedZeroBubble). num_microbatches a multiple of
+  /// num_microbatches / num_ranks, rounded down, if that is not 0.
   interleaved_zero_bubble = DUALPIPE_KIND_INTERLEAVED_ZERO_BUBBLE,
   /// Looped breadth first (arXiv 2211.05953): stages_per_rank at least 1.
   looped_bfs = DUALPIPE_KIND_LOOPED_BFS,
