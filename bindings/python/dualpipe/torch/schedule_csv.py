@@ -126,7 +126,7 @@ def _refuse_two_directions(schedule: Schedule) -> None:
     if schedule.directions != 1:
         raise InvalidArgument(
             f"schedule is {schedule.kind!r}, of two directions: each stage is on two ranks, while torch's pipelining "
-            "has each stage on one rank; 'dualpipe_v' is the same schedule folded onto half as many ranks"
+            "has each stage on one rank; 'dualpipe_v' is DualPipe folded onto half as many ranks"
         )
 
 
