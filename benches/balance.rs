@@ -7,6 +7,8 @@
 
 #[path = "../tests/support/data.rs"]
 mod data;
+#[path = "../tests/support/lognormal.rs"]
+mod lognormal;
 
 use std::hint::black_box;
 
@@ -15,21 +17,14 @@ use dualpipe::balance::{
     balance, deepseek, lower_bounds, moves, Cluster, Current, ExpertPlan, Goal, GroupRule, Loads, MoveBudget,
     Options, Problem, Split,
 };
+use lognormal::{lognormal, normal};
 
 /// 58 layers of 256 experts in 8 groups.
 fn deepseek_v3(num_slots: usize, num_nodes: usize, num_gpus: usize) -> Problem {
     Problem { num_layers: 58, num_experts: 256, num_slots, num_groups: 8, num_nodes, num_gpus }
 }
 
-fn lognormal(num_loads: usize) -> Vec<f32> {
-    let mut random = fastrand::Rng::with_seed(20260217);
-    let load = |_| {
-        let (radius, angle) = (1.0 - random.f64(), random.f64());
-        let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
-        (3000.0 * (0.65 * normal).exp()).round() as f32
-    };
-    (0..num_loads).map(load).collect()
-}
+const SEED: u64 = 20260217;
 
 fn recorded() -> Option<Vec<f32>> {
     let text = data::optional_data("expert_loads_gpqa_58x256.csv")?;
@@ -40,7 +35,7 @@ fn recorded() -> Option<Vec<f32>> {
 }
 
 fn whole_plans(c: &mut Criterion) {
-    let of_v3 = lognormal(58 * 256);
+    let of_v3 = lognormal(58 * 256, SEED);
     let of_csv = recorded();
     let mut group = c.benchmark_group("deepseek");
     for (name, problem) in [
@@ -71,7 +66,7 @@ fn whole_plans(c: &mut Criterion) {
         num_nodes: 1,
         num_gpus: 1 << 14,
     };
-    let loads = lognormal(1 << 16);
+    let loads = lognormal(1 << 16, SEED);
     group.bench_function("1x65536, 262144 slots, 16384 GPUs", |b| {
         b.iter(|| deepseek(&large, black_box(&loads), Options::default()).unwrap())
     });
@@ -79,7 +74,7 @@ fn whole_plans(c: &mut Criterion) {
 }
 
 fn parts(c: &mut Criterion) {
-    let loads = lognormal(58 * 288);
+    let loads = lognormal(58 * 288, SEED);
     let mut keys = Vec::new();
     for per_sort in [72, 288] {
         c.bench_function(&format!("sort only, 58x288 in parts of {per_sort}"), |b| {
@@ -125,8 +120,7 @@ fn quality(plan: &ExpertPlan) -> [f64; 2] {
 }
 
 fn planning(c: &mut Criterion) {
-    let lognormal = lognormal(58 * 256);
-    let values = recorded().unwrap_or(lognormal);
+    let values = recorded().unwrap_or_else(|| lognormal(58 * 256, SEED));
     let loads = Loads::new(&values, 1, 58, 256).unwrap();
     let threads = |num_threads| Options { num_threads, progress: None };
     println!("mean of 58 layers                      DeepSeek    refined      bound   weighted      bound");
@@ -166,17 +160,14 @@ fn planning(c: &mut Criterion) {
 
 /// The loads change by 2 % each; what is moved, and what comes of it.
 fn few_moves(c: &mut Criterion) {
-    let values = recorded().unwrap_or_else(|| lognormal(58 * 256));
+    let values = recorded().unwrap_or_else(|| lognormal(58 * 256, SEED));
     let cluster = Cluster::even(288, 32, 1).unwrap();
     let goal = Goal::new(58, 256);
     let before = Loads::new(&values, 1, 58, 256).unwrap();
     let plan = balance(&cluster, &goal, &before, None, Options::default()).unwrap();
     let mut random = fastrand::Rng::with_seed(11);
-    let mut normal = || {
-        let (radius, angle) = (1.0 - random.f32(), random.f32());
-        (-2.0 * radius.ln()).sqrt() * (std::f32::consts::TAU * angle).cos()
-    };
-    let noisy: Vec<f32> = values.iter().map(|load| (load * (1.0 + 0.02 * normal())).max(0.0)).collect();
+    let noisy: Vec<f32> =
+        values.iter().map(|load| (load * (1.0 + 0.02 * normal(&mut random) as f32)).max(0.0)).collect();
     let loads = Loads::new(&noisy, 1, 58, 256).unwrap();
     let moved = |next: &ExpertPlan| {
         let costs = moves(&cluster, 256, plan.slot_to_expert(), next.slot_to_expert()).unwrap();
@@ -224,7 +215,7 @@ fn growth(c: &mut Criterion) {
         (64, 256, 288, 32),
         (256, 256, 288, 32),
     ] {
-        let values = lognormal(num_layers * num_experts);
+        let values = lognormal(num_layers * num_experts, SEED);
         let loads = Loads::new(&values, 1, num_layers, num_experts).unwrap();
         let cluster = Cluster::even(num_slots, num_gpus, 1).unwrap();
         let goal = Goal::new(num_layers, num_experts);

@@ -5,6 +5,10 @@
 //! is as uneven as steps are. Placements are DeepSeek's policy for those loads; nearly all slots move to the next
 //! one, which is for loads drawn anew.
 
+#[path = "../tests/support/lognormal.rs"]
+#[allow(dead_code)] // only the loads are needed
+mod lognormal;
+
 use std::ffi::c_void;
 use std::hint::black_box;
 use std::ptr::{null, null_mut};
@@ -16,6 +20,7 @@ use dualpipe::balance::{deepseek, Cluster, ExpertPlan, Options, Problem};
 use dualpipe::capi::cluster::dualpipe_cluster;
 use dualpipe::capi::route::*;
 use dualpipe::capi::token_map::dualpipe_router_slots_by_quotas;
+use lognormal::lognormal;
 
 #[derive(Clone, Copy)]
 struct Size {
@@ -45,13 +50,7 @@ impl Size {
     }
 
     fn loads(&self, seed: u64) -> Vec<f32> {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let load = |_| {
-            let (radius, angle) = (1.0 - random.f64(), random.f64());
-            let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
-            (3000.0 * (0.65 * normal).exp()) as f32
-        };
-        (0..self.num_layers * self.num_experts).map(load).collect()
+        lognormal(self.num_layers * self.num_experts, seed)
     }
 
     fn plan(&self, loads: &[f32]) -> ExpertPlan {

@@ -7,7 +7,7 @@
 //!
 //! | floor | modules            | what                                                        |
 //! | ----- | ------------------ | ----------------------------------------------------------- |
-//! | 0     | error ids          | no knowledge of pipelines                                   |
+//! | 0     | error ids picture  | no knowledge of pipelines                                   |
 //! | 1     | op                 | the words of a schedule                                     |
 //! | 1     | balance            | expert placement; knows nothing of pipelines                |
 //! | 2     | placement          | which rank holds which stage                                |
@@ -29,6 +29,7 @@ pub mod error;
 pub mod execute;
 pub mod ids;
 pub mod op;
+mod picture;
 pub mod placement;
 pub mod program;
 pub mod schedule;

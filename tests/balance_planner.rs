@@ -2,31 +2,23 @@
 
 #[path = "support/data.rs"]
 mod data;
+#[path = "support/lognormal.rs"]
+mod lognormal;
 
 use dualpipe::balance::{
     balance, deepseek, imbalance, moves, Cluster, Current, ExpertPlan, Goal, GroupRule, Loads, MoveBudget,
     MovePrices, Options, Problem, Split, EMPTY,
 };
 use dualpipe::ErrorKind;
+use lognormal::{lognormal, normal};
 
 const LAYERS: usize = 4;
 const EXPERTS: usize = 64;
 
-/// Lognormal like those of DeepSeek-V3.
-fn lognormal(num_loads: usize, seed: u64) -> Vec<f32> {
-    let mut random = fastrand::Rng::with_seed(seed);
-    (0..num_loads).map(|_| (3000.0 * (0.65 * normal(&mut random)).exp()).round()).collect()
-}
-
-fn normal(random: &mut fastrand::Rng) -> f32 {
-    let (radius, angle) = (1.0 - random.f32(), random.f32());
-    (-2.0 * radius.ln()).sqrt() * (std::f32::consts::TAU * angle).cos()
-}
-
 /// Every load 2 % off, as from one window to the next.
 fn with_noise(loads: &[f32], seed: u64) -> Vec<f32> {
     let mut random = fastrand::Rng::with_seed(seed);
-    loads.iter().map(|load| (load * (1.0 + 0.02 * normal(&mut random))).max(0.0)).collect()
+    loads.iter().map(|load| (load * (1.0 + 0.02 * normal(&mut random) as f32)).max(0.0)).collect()
 }
 
 fn plan(

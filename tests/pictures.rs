@@ -1,11 +1,16 @@
 //! The pictures of the documentation are drawn by the library: `UPDATE_EXPECT=1 cargo test --test pictures` draws anew.
 
+#[path = "support/lognormal.rs"]
+#[allow(dead_code)] // only the loads are needed
+mod lognormal;
+
 use dualpipe::balance::heat_map::{heat_map, Panel};
 use dualpipe::balance::{balance, deepseek, gpu_loads, Cluster, Goal, Loads, Options, Problem};
 use dualpipe::cost::{Costs, Link, StageCosts};
 use dualpipe::schedule::{dualpipe, dualpipe_v, Work};
 use dualpipe::sim::simulate;
 use expect_test::expect_file;
+use lognormal::lognormal;
 
 /// A forward and an input backward take a millisecond, a weight backward too, and a pair two and a half.
 fn costs() -> Costs {
@@ -31,13 +36,7 @@ fn the_pictures_of_the_documentation_are_current() {
 #[test]
 fn the_picture_of_expert_loads_is_current() {
     let (num_layers, num_experts, num_slots, num_gpus) = (12, 256, 288, 72);
-    let mut random = fastrand::Rng::with_seed(3);
-    let load = |_| {
-        let (radius, angle) = (1.0 - random.f64(), random.f64());
-        let normal = (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos();
-        (3000.0 * (0.65 * normal).exp()).round() as f32
-    };
-    let loads: Vec<f32> = (0..num_layers * num_experts).map(load).collect();
+    let loads = lognormal(num_layers * num_experts, 3);
     let cluster = Cluster::even(num_slots, num_gpus, 1).unwrap();
     let of_gpus = |slots: &[u32]| gpu_loads(&cluster, num_experts, slots, None, &loads).unwrap();
     let in_order: Vec<u32> =

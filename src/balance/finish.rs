@@ -5,6 +5,7 @@ use super::cluster::{Cluster, EMPTY};
 use super::evaluate::{ratio, Evaluator};
 use super::goal::{Goal, GroupRule};
 use super::layers::Layer;
+use super::loads::add_up;
 use super::plan::{LayerBalance, LayerBound};
 
 /// Finishes layer after layer in the same memory.
@@ -14,7 +15,8 @@ pub(super) struct Finisher<'a> {
     evaluator: Evaluator<'a>,
     bounds: Bounds,
     group_of_expert: Vec<u32>,
-    /// `[num_experts]`: the loads of all steps.
+    /// `[num_experts]`: the loads of all steps, and as loads come.
+    sums: Vec<f64>,
     summed: Vec<f32>,
 }
 
@@ -26,7 +28,8 @@ impl<'a> Finisher<'a> {
             evaluator: Evaluator::new(cluster, goal.num_experts),
             bounds: Bounds::new(cluster, goal),
             group_of_expert: goal.group_of_expert(),
-            summed: vec![0.0; goal.num_experts],
+            sums: Vec::new(),
+            summed: Vec::new(),
         }
     }
 
@@ -76,9 +79,9 @@ impl<'a> Finisher<'a> {
         if !matches!(self.goal.groups, GroupRule::Priced { .. }) || steps.is_empty() {
             return 0.0;
         }
-        for (expert, sum) in self.summed.iter_mut().enumerate() {
-            *sum = steps.iter().map(|loads| f64::from(loads[expert])).sum::<f64>() as f32;
-        }
+        add_up(steps, &mut self.sums);
+        self.summed.clear();
+        self.summed.extend(self.sums.iter().map(|&sum| sum as f32));
         let weights = if layer.weights.is_empty() { None } else { Some(&*layer.weights) };
         self.evaluator.evaluate(layer.slot_to_expert, weights, &self.summed);
         self.evaluator.away(&self.group_of_expert, layer.slot_to_expert, weights, &self.summed)

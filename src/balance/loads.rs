@@ -110,6 +110,15 @@ fn is_load(load: f32) -> bool {
     (0.0..=f32::MAX).contains(&load)
 }
 
+/// Makes of `sums` the load of each expert over all steps, of which there is at least one, each `[num_experts]`.
+pub(super) fn add_up(steps: &[&[f32]], sums: &mut Vec<f64>) {
+    sums.clear();
+    sums.resize(steps[0].len(), 0.0);
+    for step in steps {
+        sums.iter_mut().zip(*step).for_each(|(sum, &load)| *sum += f64::from(load));
+    }
+}
+
 /// The sum in float64, in a fixed order that leaves the processor eight sums to do at once.
 pub(super) fn total(loads: &[f32]) -> f64 {
     let mut sums = [0.0; 8];

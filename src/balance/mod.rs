@@ -22,6 +22,7 @@
 //! | `deepseek`      | DeepSeek's policy (EPLB), number for number                       |
 //! | `replicate`     | its first greedy: who gets the redundant slots                    |
 //! | `pack`          | its second greedy: heaviest first onto the lightest               |
+//! | `random`        | the random numbers of searches, the same everywhere               |
 //! | `tournament`    | what makes both fast: the least of many keys, kept current        |
 //! | `layers`        | layers shared out among threads; progress                         |
 //! |                 | **the answer**                                                    |
@@ -63,6 +64,7 @@ mod pack;
 mod plan;
 mod planner;
 mod problem;
+mod random;
 mod refine;
 pub mod replay;
 mod replicate;

@@ -3,7 +3,7 @@
 use super::few_moves::{MoveBudget, MovePlanner};
 use super::finish::Finisher;
 use super::layers::{place_layers, Layer};
-use super::loads::Loads;
+use super::loads::{add_up, Loads};
 use super::refine::Refiner;
 use super::route::Router;
 use super::weighted::WeightedPlacer;
@@ -177,8 +177,8 @@ impl<'a> LayerPlanner<'a> {
         if self.goal.split == Split::Equal {
             return Ok(());
         }
-        let load = |expert: usize| steps.iter().map(|loads| f64::from(loads[expert])).sum();
-        let loads: Vec<f64> = (0..self.goal.num_experts).map(load).collect();
+        let mut loads = Vec::new();
+        add_up(steps, &mut loads);
         let mut router = Router::new(self.cluster, self.goal.num_experts, layer.slot_to_expert)?;
         router.shares(&loads, layer.weights).map(drop)
     }

@@ -7,7 +7,8 @@ use dualpipe::capi::status::dualpipe_status::*;
 
 use super::inputs::Arg::*;
 use super::inputs::{self, last_error, Arg, Entry};
-use super::route::{cluster, CLUSTER};
+use super::plans::cluster;
+use super::route::CLUSTER;
 use super::table::{entry, out_struct, values};
 
 /// 2 layers of 4 experts on 2 GPUs of 3 slots each.

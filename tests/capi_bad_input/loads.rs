@@ -13,7 +13,7 @@ use dualpipe::capi::status::dualpipe_status::{self, *};
 
 use super::inputs::Arg::*;
 use super::inputs::{self, last_error, Arg, Entry};
-use super::route::cluster;
+use super::plans::cluster;
 use super::table::{entry, out_struct, values};
 
 /// 2 layers of 4 experts on 2 GPUs of 3 slots each.

@@ -15,7 +15,7 @@ use super::table::{entry, out_struct, values};
 const SLOTS: [i64; 12] = [0, 1, 2, 1, 2, 3, 3, 3, 0, 0, 1, 2];
 const LOADS: [f32; 8] = [1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0];
 
-fn cluster() -> dualpipe_cluster {
+pub(crate) fn cluster() -> dualpipe_cluster {
     dualpipe_cluster {
         size: size_of::<dualpipe_cluster>() as u32,
         num_gpus: 2,
@@ -57,7 +57,7 @@ fn current() -> dualpipe_current_placement {
     }
 }
 
-const CLUSTER: Arg = InStruct {
+pub(crate) const CLUSTER: Arg = InStruct {
     name: "cluster",
     size: 40,
     size_v1: 40,

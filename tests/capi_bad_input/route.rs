@@ -3,29 +3,17 @@
 use std::ffi::c_void;
 use std::ptr::{null, null_mut};
 
-use dualpipe::capi::cluster::dualpipe_cluster;
 use dualpipe::capi::route::*;
 use dualpipe::capi::status::dualpipe_status::*;
 use dualpipe::capi::token_map::*;
 
 use super::inputs::Arg::*;
 use super::inputs::{self, last_error, Arg, Entry};
+use super::plans::cluster;
 use super::table::{entry, out_struct, values};
 
 /// 2 layers of 4 experts on 2 GPUs of 3 slots each.
 const SLOTS: [i64; 12] = [0, 1, 2, 1, 2, 3, 3, 3, 0, 0, 1, 2];
-
-pub(crate) fn cluster() -> dualpipe_cluster {
-    dualpipe_cluster {
-        size: size_of::<dualpipe_cluster>() as u32,
-        num_gpus: 2,
-        num_slots: 6,
-        num_nodes: 1,
-        slots_per_gpu: null(),
-        node_of_gpu: null(),
-        is_alive: null(),
-    }
-}
 
 pub(crate) const CLUSTER: Arg = InStruct {
     name: "cluster",

@@ -12,6 +12,7 @@ use dualpipe::capi::verify::*;
 
 use super::inputs::Arg::*;
 use super::inputs::{self, last_error, Arg, Entry};
+use super::plans::{cluster, CLUSTER};
 use super::table::{entry, values};
 
 /// 2 layers of 4 experts on 2 GPUs of 3 slots each.
@@ -20,18 +21,6 @@ pub(crate) static SHARES: [f64; 12] = [1.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.5, 0.5, 0
 static TABLE: [i64; 16] = [0, -1, 1, 3, 2, 4, 5, -1, 2, 3, 4, -1, 5, -1, 0, 1];
 static COUNTS: [i64; 8] = [1, 2, 2, 1, 2, 1, 1, 2];
 pub(crate) static LOADS: [f32; 8] = [1.0, 2.0, 3.0, 4.0, 4.0, 3.0, 2.0, 1.0];
-
-pub(crate) fn cluster() -> dualpipe_cluster {
-    dualpipe_cluster {
-        size: size_of::<dualpipe_cluster>() as u32,
-        num_gpus: 2,
-        num_slots: 6,
-        num_nodes: 1,
-        slots_per_gpu: null(),
-        node_of_gpu: null(),
-        is_alive: null(),
-    }
-}
 
 pub(crate) fn goal() -> dualpipe_goal {
     dualpipe_goal {
@@ -138,19 +127,6 @@ fn one_replay() -> usize {
 
 const NONE: usize = u32::MAX as usize;
 const NAN: u32 = 0x7FF8_0000;
-const CLUSTER: Arg = InStruct {
-    name: "cluster",
-    size: 40,
-    size_v1: 40,
-    align: 8,
-    good: |_| inputs::words(&cluster()),
-    bad: &[
-        (1, 0, "cluster->num_gpus is 0, must be 1 to 1048576"),
-        (1, 7, "num_slots is 6, must be 7 to 1048576"),
-        (2, 1, "num_slots is 1, must be 2 to 1048576"),
-        (3, 3, "num_nodes is 3, must be 1 to 2"),
-    ],
-};
 const GOAL: Arg = InStruct {
     name: "goal",
     size: 48,

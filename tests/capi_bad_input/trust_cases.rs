@@ -10,7 +10,8 @@ use dualpipe::capi::status::dualpipe_status::{self, *};
 use dualpipe::capi::verify::*;
 
 use super::inputs::last_error;
-use super::trust::{cluster, goal, options, panel, placement, policy, LOADS, SHARES, SLOTS};
+use super::plans::cluster;
+use super::trust::{goal, options, panel, placement, policy, LOADS, SHARES, SLOTS};
 
 fn refused(status: dualpipe_status, want: &str) {
     assert_eq!(status, DUALPIPE_ERROR_INVALID_ARGUMENT, "{want}");

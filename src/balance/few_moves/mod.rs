@@ -25,7 +25,7 @@ use self::search::Search;
 use super::cluster::{Cluster, EMPTY};
 use super::goal::{Goal, GroupRule};
 use super::layout::Layout;
-use super::loads::Loads;
+use super::loads::{add_up, Loads};
 use super::transfer::check_placements;
 use crate::error::{in_range, Error, Result};
 
@@ -262,13 +262,7 @@ impl<'a> MovePlanner<'a> {
 
     /// Fills the layout with the current placement, repaired; `seconds` second replicas on a GPU may go.
     fn start(&mut self, steps: &[&[f32]], current: &[u32], seconds: usize) -> bool {
-        self.loads.clear();
-        self.loads.resize(self.goal.num_experts, 0.0);
-        for step in steps {
-            for (sum, &load) in self.loads.iter_mut().zip(*step) {
-                *sum += f64::from(load);
-            }
-        }
+        add_up(steps, &mut self.loads);
         self.before.start(current);
         self.layout.start(&self.loads, self.before.slots());
         let (cluster, goal) = (self.cluster, self.goal);

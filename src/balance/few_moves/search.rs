@@ -91,12 +91,15 @@ impl<'a, 'b> Search<'a, 'b> {
     pub(super) fn reach_cheaply(&mut self, aim: f64, least: f64) {
         let start = self.layout.slot_to_expert().to_vec();
         let forced = self.price();
+        let mut for_nothing = None;
         if forced > 0.0 {
             // What a repair has put somewhere can be another expert for nothing.
             self.spend(forced, least);
-            if self.layout.heaviest_load() <= aim {
+            let heaviest = self.layout.heaviest_load();
+            if heaviest <= aim {
                 return;
             }
+            for_nothing = Some((heaviest, self.layout.slot_to_expert().to_vec()));
             self.restore(&start);
         }
         self.reach(aim, true, f64::INFINITY, |_, _| {});
@@ -104,6 +107,9 @@ impl<'a, 'b> Search<'a, 'b> {
         self.undo_what_is_not_needed(reached.max(aim));
         let mut best = (self.price(), self.layout.slot_to_expert().to_vec());
         if reached > aim {
+            if let Some((_, slots)) = for_nothing.filter(|&(heaviest, _)| heaviest < reached) {
+                self.restore(&slots);
+            }
             return;
         }
         // Aiming lower can be cheaper, as one change may do what takes two otherwise.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use super::grid::Grid;
 use super::scale::{colour, ABOVE, BELOW, COLOURS, GAP, MEAN};
 use super::Panel;
+use crate::picture::{escape, hex};
 
 const ROWS_MAX: usize = 128;
 const COLUMNS_MAX: usize = 256;
@@ -312,27 +313,7 @@ fn shortened(title: &str, chars: usize) -> String {
     title.chars().take(chars.saturating_sub(1)).chain(['…']).collect()
 }
 
-fn hex([red, green, blue]: [u8; 3]) -> String {
-    format!("#{red:02x}{green:02x}{blue:02x}")
-}
-
 /// A coordinate to a hundredth of a pixel.
 fn px(value: f64) -> f64 {
     (value * 100.0).round() / 100.0
-}
-
-/// Text as XML character data; characters that XML cannot carry become U+FFFD.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '\t' | '\n' | '\r' => out.push(' '),
-            '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
-            c => out.push(c),
-        }
-    }
-    out
 }

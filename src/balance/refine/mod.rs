@@ -20,7 +20,6 @@ mod pairs;
 mod part;
 mod place_part;
 mod priced;
-mod random;
 mod repair;
 mod rota;
 mod spread;
@@ -35,6 +34,7 @@ use super::cluster::{parts, Cluster, EMPTY};
 use super::equal_bound::{EqualBound, Slots};
 use super::goal::{Goal, GroupRule};
 use super::group_packing::GroupPacker;
+use super::loads::add_up;
 use place_part::PartPlacer;
 use priced::Priced;
 use window::Window;
@@ -89,9 +89,7 @@ impl<'a> Refiner<'a> {
     /// `false` if no placement was found that has room for the groups, or every expert on enough GPUs and nodes; with
     /// unequal GPUs there may be none.
     pub(super) fn place(&mut self, steps: &[&[f32]], slot_to_expert: &mut [u32]) -> bool {
-        self.loads.clear();
-        let sum = |expert: usize| steps.iter().map(|loads| f64::from(loads[expert])).sum::<f64>();
-        self.loads.extend((0..self.goal.num_experts).map(sum));
+        add_up(steps, &mut self.loads);
         let is_valid = match self.goal.groups {
             GroupRule::Free => self.place_free(slot_to_expert),
             GroupRule::Whole => self.place_whole(slot_to_expert),

@@ -213,8 +213,8 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
-    use super::super::random::Random;
     use super::*;
+    use crate::balance::random::Random;
 
     #[test]
     fn after_any_changes_it_is_as_if_weighed_anew() {

@@ -2,12 +2,12 @@
 
 use super::pairs::Pairs;
 use super::part::Part;
-use super::random::Random;
 use super::repair::repair;
 use super::rota::take_turns;
 use super::spread::Spreader;
 use super::swaps::descend;
 use super::trials;
+use crate::balance::random::Random;
 
 /// The room to place a part in. Fill in `part`'s loads, GPUs and least counts first.
 #[derive(Default)]

@@ -5,8 +5,8 @@
 //! Source: iterated local search; Lourenço, Martin and Stützle, "Iterated local search", 2003.
 
 use super::part::Part;
-use super::random::Random;
 use super::swaps::descend;
+use crate::balance::random::Random;
 
 /// Trials with an effort of 1, to polish, and as long as much is left to gain.
 const TRIALS: usize = 10;

@@ -21,7 +21,7 @@ mod table;
 pub use self::moves::Moves;
 pub use self::policy::{Past, Placed, Policy};
 
-use self::moves::MoveCount;
+use self::moves::count;
 use std::cell::Cell;
 
 use super::bound::Bounds;
@@ -307,7 +307,6 @@ fn run(
     meter: &Meter<'_>,
 ) -> Result<Run> {
     let mut judge = Judge::new(cluster, history.goal);
-    let mut move_count = MoveCount::new(cluster, history.goal.num_experts, options.expert_bytes);
     let mut windows = Vec::with_capacity(bounds.len());
     for (steps, bound) in history.windows(options).zip(bounds) {
         let past = Past {
@@ -325,7 +324,13 @@ fn run(
         if let Some(next) = next {
             let whose = format!("the placement of `{}` at step {}", policy.name(), steps.start);
             check_placed(cluster, history.goal, &next, &whose)?;
-            moves = move_count.count(&current.slot_to_expert, &next.slot_to_expert);
+            moves = count(
+                cluster,
+                history.goal.num_experts,
+                options.expert_bytes,
+                &current.slot_to_expert,
+                &next.slot_to_expert,
+            )?;
             current = next;
         }
         let (step, num_steps) = (steps.start, steps.len());

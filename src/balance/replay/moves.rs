@@ -2,7 +2,8 @@
 
 use std::ops::Add;
 
-use crate::balance::cluster::{Cluster, EMPTY};
+use crate::balance::{moves, Cluster};
+use crate::error::Result;
 
 /// Slots whose expert is not the one they held before, by where the nearest copy of it was.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,77 +41,41 @@ impl Add for Moves {
     }
 }
 
-/// Counts moves in `O(num_slots)` a layer.
-pub(super) struct MoveCount<'a> {
-    cluster: &'a Cluster,
+/// What it takes to get from one placement to another, both `[num_layers, num_slots]`; what no GPU held any more
+/// counts as if it came from another node.
+///
+/// # Errors
+///
+/// As of [`moves`].
+pub(super) fn count(
+    cluster: &Cluster,
+    num_experts: usize,
     expert_bytes: u64,
-    /// The live GPUs, those of a node one after the other.
-    gpus_by_node: Vec<usize>,
-    /// `[num_experts]`: GPU and node, counted from 1, that were last found to have held the expert.
-    last_gpu: Vec<usize>,
-    last_node: Vec<usize>,
-}
-
-impl<'a> MoveCount<'a> {
-    pub(super) fn new(cluster: &'a Cluster, num_experts: usize, expert_bytes: u64) -> MoveCount<'a> {
-        let mut gpus_by_node: Vec<usize> = cluster.live_gpus().collect();
-        gpus_by_node.sort_by_key(|&gpu| cluster.node_of_gpu()[gpu]);
-        let (last_gpu, last_node) = (vec![0; num_experts], vec![0; num_experts]);
-        MoveCount { cluster, expert_bytes, gpus_by_node, last_gpu, last_node }
+    before: &[u32],
+    after: &[u32],
+) -> Result<Moves> {
+    let mut sum = Moves::default();
+    for layer in moves(cluster, num_experts, before, after)? {
+        sum.same_gpu += layer.same_gpu as u64;
+        sum.same_node += layer.same_node as u64;
+        sum.other_node += (layer.other_node + layer.lost) as u64;
     }
-
-    /// What it takes to get from one placement to another, both `[num_layers, num_slots]` and verified.
-    pub(super) fn count(&mut self, before: &[u32], after: &[u32]) -> Moves {
-        let num_slots = self.cluster.num_slots();
-        let mut moves = Moves::default();
-        for (before, after) in before.chunks_exact(num_slots).zip(after.chunks_exact(num_slots)) {
-            self.count_layer(before, after, &mut moves);
-        }
-        moves.same_node_bytes = moves.same_node.saturating_mul(self.expert_bytes);
-        moves.other_node_bytes = moves.other_node.saturating_mul(self.expert_bytes);
-        moves
-    }
-
-    fn count_layer(&mut self, before: &[u32], after: &[u32], moves: &mut Moves) {
-        let MoveCount { cluster, gpus_by_node, last_gpu, last_node, .. } = self;
-        last_gpu.fill(0);
-        last_node.fill(0);
-        let node_of = |gpu: usize| cluster.node_of_gpu()[gpu] as usize + 1;
-        for gpus in gpus_by_node.chunk_by(|&a, &b| node_of(a) == node_of(b)) {
-            let node = node_of(gpus[0]);
-            for slot in gpus.iter().flat_map(|&gpu| cluster.slots(gpu)).filter(|&slot| before[slot] != EMPTY)
-            {
-                last_node[before[slot] as usize] = node;
-            }
-            for &gpu in gpus {
-                for slot in cluster.slots(gpu).filter(|&slot| before[slot] != EMPTY) {
-                    last_gpu[before[slot] as usize] = gpu + 1;
-                }
-                for slot in
-                    cluster.slots(gpu).filter(|&slot| after[slot] != before[slot] && after[slot] != EMPTY)
-                {
-                    let expert = after[slot] as usize;
-                    *match () {
-                        () if last_gpu[expert] == gpu + 1 => &mut moves.same_gpu,
-                        () if last_node[expert] == node => &mut moves.same_node,
-                        () => &mut moves.other_node,
-                    } += 1;
-                }
-            }
-        }
-    }
+    sum.same_node_bytes = sum.same_node.saturating_mul(expert_bytes);
+    sum.other_node_bytes = sum.other_node.saturating_mul(expert_bytes);
+    Ok(sum)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::EMPTY;
 
     #[test]
     fn moves_are_counted_by_the_nearest_copy() {
         // Nodes {0, 2} and {1}: GPU by GPU 0 1 | 2 3 | 4 0.
         let cluster = Cluster::new(&[2, 2, 2], &[0, 1, 0], &[]).unwrap();
         let before = [0, 1, 2, 3, 4, 0];
-        let mut move_count = MoveCount::new(&cluster, 5, 10);
+        let count = |before: &[u32], after: &[u32]| count(&cluster, 5, 10, before, after).unwrap();
         for (after, want) in [
             ([0, 1, 2, 3, 4, 0], [0, 0, 0]),
             ([1, 0, 3, 2, 0, 4], [6, 0, 0]),
@@ -119,16 +84,16 @@ mod tests {
             ([0, 0, 2, 2, 1, 3], [2, 1, 1]),
             ([EMPTY, 4, 1, 3, 4, 0], [0, 1, 1]),
         ] {
-            let moves = move_count.count(&before, &after);
+            let moves = count(&before, &after);
             assert_eq!([moves.same_gpu, moves.same_node, moves.other_node], want, "{after:?}");
             assert_eq!([moves.same_node_bytes, moves.other_node_bytes], [10 * want[1], 10 * want[2]]);
         }
         // Where an expert is in one layer says nothing of another.
         let other = [2, 0, 1, 3, 4, 0];
-        let moves = move_count.count(&[before, other].concat(), &[before, [1, 0, 1, 3, 4, 2]].concat());
+        let moves = count(&[before, other].concat(), &[before, [1, 0, 1, 3, 4, 2]].concat());
         assert_eq!([moves.same_gpu, moves.same_node, moves.other_node], [0, 1, 1]);
         // Layers add up.
-        let moves = move_count.count(&[before, before].concat(), &[1, 0, 2, 3, 4, 0, 0, 1, 2, 3, 4, 2]);
+        let moves = count(&[before, before].concat(), &[1, 0, 2, 3, 4, 0, 0, 1, 2, 3, 4, 2]);
         assert_eq!((moves.same_gpu, moves.between_gpus()), (2, 1));
     }
 }

@@ -105,8 +105,13 @@ impl Links {
 
     /// The slots of an expert, in the order of its links.
     pub(in super::super) fn slots_of(&self, expert: usize) -> &[u32] {
+        &self.slots[self.places_of(expert)]
+    }
+
+    /// Where an expert's slots are among those of all.
+    pub(in super::super) fn places_of(&self, expert: usize) -> Range<usize> {
         let links = self.of(expert);
-        &self.slots[self.first_slot[links.start] as usize..self.first_slot[links.end] as usize]
+        self.first_slot[links.start] as usize..self.first_slot[links.end] as usize
     }
 }
 

@@ -7,14 +7,16 @@
 //! slot 2 takes, of the rest   i' = i - ⌊(i q_1 + N/2) / N⌋   likewise with q_2 of N - q_1, and so on
 //! ```
 //!
-//! which is Bresenham's line for each slot: of all N tokens it takes exactly its quota, and of the first i as near as
-//! can be to its part, so that no slot gets its tokens in a burst. Any i can be begun at, and each next costs an
-//! addition.
+//! which is Bresenham's line for each slot, the greatest quota first: of all N tokens it takes exactly its quota, and
+//! of the first i nearly its part, so that no slot gets its tokens in a burst. A line is off by half a token at most,
+//! and passes on what those before it are off by, times its part of what they left; with the greatest first that dies
+//! away. Any i can be begun at, and each next costs an addition.
 //!
 //! By shares, without this step's counts, there is no N: token i of phase p falls on the point (i / φ + p √2) mod 1
 //! of a line on which each slot has a stretch as long as its share (Kronecker's sequence: of n tokens in a row each
 //! slot gets its part within O(log n)).
 
+use std::cmp::Reverse;
 use std::fmt::Display;
 
 use super::super::cluster::Cluster;
@@ -30,6 +32,8 @@ pub struct TokenMap {
     counts: Vec<u64>,
     /// `[num_slots]`: the line of each slot.
     lines: Vec<Line>,
+    /// Each expert's slots, the greatest quota first.
+    in_order: Vec<u32>,
     /// `[num_slots]`: where the stretch of each slot ends, of its expert's 2^64 points.
     ends: Vec<u64>,
 }
@@ -88,6 +92,7 @@ impl TokenMap {
             links,
             counts: vec![0; num_experts],
             lines: vec![Line::default(); num_slots],
+            in_order: vec![0; num_slots],
             ends: vec![0; num_slots],
         })
     }
@@ -126,7 +131,7 @@ impl TokenMap {
         for (slot, &id) in slots.iter_mut().zip(experts) {
             *slot = match id.number() {
                 -1 => -1,
-                expert => take(&mut self.lines, self.links.slots_of(expert as usize)),
+                expert => take(&mut self.lines, &self.in_order[self.links.places_of(expert as usize)]),
             };
         }
         Ok(())
@@ -218,7 +223,10 @@ impl TokenMap {
             let range = format!("must be at most its quotas {total} less before {before}");
             return Err(Error::argument("route", argument, self.counts[expert], range));
         }
-        for &slot in slots {
+        let in_order = &mut self.in_order[self.links.places_of(expert)];
+        in_order.copy_from_slice(slots);
+        in_order.sort_unstable_by_key(|&slot| (Reverse(quotas[slot as usize]), slot));
+        for &slot in &*in_order {
             let quota = u64::from(quotas[slot as usize]);
             // Below 2^64, for index <= of < 2^32.
             let passed = index * quota + of / 2;

@@ -18,6 +18,7 @@ mod wrap;
 use super::bound::JointBound;
 use super::cluster::{Cluster, EMPTY};
 use super::goal::{Goal, GroupRule};
+use super::loads::add_up;
 use super::refine::Refiner;
 use super::route::shares::{per_load, share};
 use search::Search;
@@ -69,9 +70,7 @@ impl<'a> WeightedPlacer<'a> {
     ///
     /// `false` if no placement was found, see there.
     pub(super) fn place(&mut self, steps: &[&[f32]], slot_to_expert: &mut [u32], shares: &mut [f64]) -> bool {
-        self.loads.clear();
-        let sum = |expert: usize| steps.iter().map(|loads| f64::from(loads[expert])).sum::<f64>();
-        self.loads.extend((0..self.goal.num_experts).map(sum));
+        add_up(steps, &mut self.loads);
         if self.can_be_trees() {
             self.place_trees(slot_to_expert);
         } else {

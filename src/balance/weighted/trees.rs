@@ -18,6 +18,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::balance::random::Random;
+
 /// Experts parted in trees, and the room to do it.
 #[derive(Default)]
 pub(super) struct Trees {
@@ -174,9 +176,10 @@ impl Trees {
     /// Exchanges an expert of the heaviest tree with one of another, whatever that does; others with each number.
     fn kick(&mut self, loads: &[f64], number: usize) {
         let a = first_greatest(self.trees.iter().map(Tree::ratio));
-        let b = (a + 1 + any(3 * number, self.trees.len() - 1)) % self.trees.len();
-        let place_a = any(3 * number + 1, self.trees[a].experts.len());
-        let place_b = any(3 * number + 2, self.trees[b].experts.len());
+        let mut random = Random::after(3 * number);
+        let b = (a + 1 + random.below(self.trees.len() - 1)) % self.trees.len();
+        let place_a = random.below(self.trees[a].experts.len());
+        let place_b = random.below(self.trees[b].experts.len());
         let expert = self.trees[a].experts[place_a];
         self.trees[a].experts[place_a] = std::mem::replace(&mut self.trees[b].experts[place_b], expert);
         self.trees[a].weigh(loads);
@@ -261,15 +264,6 @@ fn first_greatest(values: impl Iterator<Item = f64>) -> usize {
         }
     }
     greatest.0
-}
-
-/// One of `0 .. many`, as if at random: splitmix64 of the number.
-fn any(number: usize, many: usize) -> usize {
-    let mut bits = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^= bits >> 31;
-    ((bits >> 32) as usize * many) >> 32
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::layout::MARGIN;
-use super::style::{class, escape, px, shade, text_width};
+use super::style::{class, px, shade, text_width};
+use crate::picture::escape;
 use crate::timeline::label::{parts, Kind, Labels};
 use crate::timeline::Timeline;
 

@@ -16,10 +16,11 @@ mod style;
 
 use self::boxes::Boxes;
 use self::layout::{Layout, LEFT, MARGIN, RIGHT};
-use self::style::{escape, px, text_width};
+use self::style::{px, text_width};
 use super::label::{percent, time, Unit};
 use super::Timeline;
 use crate::ids::Rank;
+use crate::picture::escape;
 
 impl Timeline {
     /// The timeline as SVG. The same timeline gives the same bytes; [`svg`](self) says what is to be seen.

@@ -61,17 +61,31 @@ def read_loads(name: str, value: Any, *, window: bool = True) -> Loads:
 def read_map(name: str, value: Any, num_slots: int, num_layers: int | None = None) -> Map:
     """int64 [layers, slots]: a plan's map, what numpy takes, or a tensor."""
     value = getattr(value, "phy2log", value)
-    if torch_of(value) is not None:
-        value = value.detach().cpu().numpy()
-    values = np.asarray(value)
-    if values.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {values.dtype}, must be integers")
+    values = read_numbers(name, value, "iu")
     layers = "layers" if num_layers is None else num_layers
     if values.ndim != 2 or values.size == 0 or values.shape != (num_layers or len(values), num_slots):
         raise InvalidArgument(
             f"{name} has shape {list(values.shape)}, must be [{layers}, {num_slots}], [layers, slots]"
         )
     return np.ascontiguousarray(values, dtype=np.int64)
+
+
+def read_numbers(name: str, value: Any, kinds: str) -> npt.NDArray[Any]:
+    """What numpy takes, or a tensor, of a dtype of these kinds ("b", "i", "u", "f")."""
+    values = np.asarray(value.detach().cpu() if torch_of(value) is not None else value)
+    if values.dtype.kind not in kinds:
+        raise TypeError(f"{name} has dtype {values.dtype}, must be {'real numbers' if 'f' in kinds else 'integers'}")
+    return values
+
+
+def as_shares(shares: Any) -> npt.NDArray[np.float64]:
+    """float64, row after row: what numpy takes, or a tensor."""
+    return np.ascontiguousarray(read_numbers("shares", shares, "fiu"), dtype=np.float64)
+
+
+def in_row(values: npt.NDArray[Any] | None) -> tuple[int | None, int]:
+    """(values, count) as the C API takes them."""
+    return (None, 0) if values is None else (values.ctypes.data, values.size)
 
 
 def experts_in(*maps: Map) -> int:

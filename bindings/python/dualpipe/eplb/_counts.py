@@ -16,10 +16,11 @@ from ._plan import Plan
 
 def array_of(value: Any) -> npt.NDArray[Any]:
     """What numpy takes, or a tensor, as an array on the host."""
-    if torch_of(value) is not None:
+    torch = torch_of(value)
+    if torch is not None:
         value = value.detach().cpu()
         # numpy has no bfloat16.
-        value = value.float().numpy() if value.is_floating_point() else value.numpy()
+        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return np.asarray(value)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .. import _expert_structs as e
 from .._library import Closing, Handle, create, lib, read_values, uint32
 from ..errors import InvalidArgument
-from ._arguments import SPLITS, Groups, Map, experts_in, like, make_goal, read_loads, read_map, real
+from ._arguments import SPLITS, Groups, Map, as_shares, experts_in, in_row, like, make_goal, read_loads, read_map, real
 from ._cluster import Cluster
 from ._moves import Moves, moves
 
@@ -72,9 +72,9 @@ class Plan(Closing):
         split = "equal" if shares is None else "weighted"
         experts = uint32("num_experts", num_experts)
         goal = make_goal(len(slots), experts, num_groups=num_groups, groups=groups, split=split)
-        parts = None if shares is None else _shares(shares)
+        parts = None if shares is None else as_shares(shares)
         struct = cluster._as_c()
-        arrays = [part for each in (slots, parts, values) for part in _in(each)]
+        arrays = [part for each in (slots, parts, values) for part in in_row(each)]
         where = (c.byref(struct), c.byref(goal), *arrays)
         handle = create("dualpipe_expert_plan_create_from_slots", "dualpipe_expert_plan_free", *where)
         return cls(handle, cluster, values, like(phy2log if loads is None else loads))
@@ -241,7 +241,7 @@ class Plan(Closing):
         """What the library says of each step, as it is asked for one."""
         found = np.zeros((*loads.shape[:-1], width))
         for step, of_step in zip(loads[None] if loads.ndim == 2 else loads, found[None] if found.ndim == 2 else found):
-            where = (self._handle, *_in(step))
+            where = (self._handle, *in_row(step))
             values = read_values(f"dualpipe_expert_plan_{what}", np.float64, *where, expected=of_step.size)
             of_step[...] = values.reshape(of_step.shape)
         return found
@@ -355,7 +355,7 @@ def balance(
     elif budget.budget:
         raise InvalidArgument("current is None, must be a placement if max_moves, max_price or reach is given")
     struct = placed_on._as_c()
-    where = (c.byref(struct), c.byref(goal), *_in(values), None if known is None else c.byref(budget), threads)
+    where = (c.byref(struct), c.byref(goal), *in_row(values), None if known is None else c.byref(budget), threads)
     handle = create("dualpipe_expert_plan_balance", "dualpipe_expert_plan_free", *where)
     plan = Plan(handle, placed_on, values, like(loads))
     if known is not None:
@@ -419,17 +419,5 @@ def _deepseek(
     num_layers, num_experts = loads.shape
     sizes = (num_layers, num_experts, num_slots, num_groups, num_nodes, num_gpus)
     options = e.BalanceOptions(c.sizeof(e.BalanceOptions), *sizes, num_threads)
-    where = (c.byref(options), *_in(loads))
+    where = (c.byref(options), *in_row(loads))
     return create("dualpipe_expert_plan_create", "dualpipe_expert_plan_free", *where)
-
-
-def _shares(shares: Any) -> npt.NDArray[np.float64]:
-    values = shares.detach().cpu().numpy() if hasattr(shares, "detach") else np.asarray(shares)
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"shares has dtype {values.dtype}, must be real numbers")
-    return np.ascontiguousarray(values, dtype=np.float64)
-
-
-def _in(values: npt.NDArray[Any] | None) -> tuple[int | None, int]:
-    """(values, count) as the C API takes them."""
-    return (None, 0) if values is None else (values.ctypes.data, values.size)

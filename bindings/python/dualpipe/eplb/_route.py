@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .. import _expert_structs as e
 from .._library import Closing, create, lib, uint32
 from ..errors import InvalidArgument
-from ._arguments import experts_in, like, read_loads, read_map, torch_of
+from ._arguments import as_shares, experts_in, in_row, like, read_loads, read_map, read_numbers, torch_of
 from ._cluster import Cluster
 from ._plan import Plan
 
@@ -186,14 +186,14 @@ class Router(Closing):
         if quotas is None:
             if before is not None:
                 raise InvalidArgument("before is given without quotas")
-            parts = _floats("shares", shares)
-            lib.dualpipe_router_slots_by_shares(self._handle, number, *_in(parts), _phase(phase), *where)
+            parts = None if shares is None else as_shares(shares)
+            lib.dualpipe_router_slots_by_shares(self._handle, number, *in_row(parts), _phase(phase), *where)
         else:
             if shares is not None:
                 raise InvalidArgument("quotas and shares are both given")
             amounts = _uints("quotas", quotas)
             lower = None if before is None else _uints("before", before)
-            lib.dualpipe_router_slots_by_quotas(self._handle, number, *_in(amounts), *_in(lower), *where)
+            lib.dualpipe_router_slots_by_quotas(self._handle, number, *in_row(amounts), *in_row(lower), *where)
         return make(slots)
 
     def _route(self, layer: int, counts: npt.NDArray[np.uint32], options: e.RouteOptions) -> Routing:
@@ -281,7 +281,7 @@ def _options(tile: int, gpu_price: int, node_price: int) -> e.RouteOptions:
 
 def _uints(name: str, value: Any) -> npt.NDArray[np.uint32]:
     """uint32, row after row, of whatever shape: integers of 0 to 2^32 - 1 that numpy takes, or a tensor."""
-    values = _integers(name, value)
+    values = read_numbers(name, value, "iu")
     if values.dtype != np.uint32:
         if values.size and not (0 <= values.min() and values.max() < 1 << 32):
             wrong = values[(values < 0) | (values >= 1 << 32)].flat[0]
@@ -290,25 +290,9 @@ def _uints(name: str, value: Any) -> npt.NDArray[np.uint32]:
     return np.ascontiguousarray(values)
 
 
-def _floats(name: str, value: Any) -> Floats | None:
-    if value is None:
-        return None
-    values = np.asarray(value.detach().cpu() if torch_of(value) is not None else value)
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"{name} has dtype {values.dtype}, must be real numbers")
-    return np.ascontiguousarray(values, dtype=np.float64)
-
-
-def _integers(name: str, value: Any) -> npt.NDArray[Any]:
-    values = np.asarray(value.detach().cpu() if torch_of(value) is not None else value)
-    if values.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {values.dtype}, must be integers")
-    return values
-
-
 def _choices(choices: Any) -> tuple[npt.NDArray[Any], Callable[[npt.NDArray[np.int32]], Any]]:
     """Experts as int32 or int64 in a row, and what makes of slots what the choices are."""
-    ids = _integers("choices", choices)
+    ids = read_numbers("choices", choices, "iu")
     dtype = ids.dtype
     if dtype not in (np.int32, np.int64):
         ids = ids.astype(np.int64)
@@ -321,8 +305,3 @@ def _phase(phase: Any) -> int:
         return operator.index(phase) % (1 << 64)
     except TypeError:
         raise TypeError(f"phase is {phase!r}, must be an integer") from None
-
-
-def _in(values: npt.NDArray[Any] | None) -> tuple[int | None, int]:
-    """(values, count) as the C API takes them."""
-    return (None, 0) if values is None else (values.ctypes.data, values.size)

@@ -13,7 +13,7 @@ from .. import _expert_structs as e
 from .._library import lib, read_text, read_values, uint32
 from .._structs import NONE
 from ..errors import InvalidArgument
-from ._arguments import Groups, Map, like, make_goal, read_loads, read_map, real, torch_of
+from ._arguments import Groups, Map, like, make_goal, read_loads, read_map, read_numbers, real
 from ._cluster import Cluster
 from ._plan import Plan
 
@@ -326,17 +326,12 @@ def read_shares(shares: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
 
 def read_reals(name: str, value: Any) -> npt.NDArray[np.float64]:
     """float64, row after row: what numpy takes, or a tensor."""
-    values = np.asarray(value.detach().cpu().numpy() if torch_of(value) is not None else value)
-    if values.dtype.kind not in "biuf":
-        raise TypeError(f"{name} has dtype {values.dtype}, must be real numbers")
-    return np.ascontiguousarray(values, dtype=np.float64)
+    return np.ascontiguousarray(read_numbers(name, value, "biuf"), dtype=np.float64)
 
 
 def _integers(name: str, value: Any) -> Map:
     """int64, row after row; what is more than that stays too much."""
-    values = np.asarray(value.detach().cpu().numpy() if torch_of(value) is not None else value)
-    if values.dtype.kind not in "iu":
-        raise TypeError(f"{name} has dtype {values.dtype}, must be integers")
+    values = read_numbers(name, value, "iu")
     if values.dtype == np.uint64:
         values = np.minimum(values, np.uint64(np.iinfo(np.int64).max))
     return np.ascontiguousarray(values, dtype=np.int64)

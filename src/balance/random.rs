@@ -4,13 +4,20 @@
 
 pub(super) struct Random(u64);
 
+const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
+
 impl Random {
     pub(super) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
+    /// As of seed 0 after so many draws.
+    pub(super) fn after(draws: usize) -> Random {
+        Random(STEP.wrapping_mul(draws as u64))
+    }
+
     fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        self.0 = self.0.wrapping_add(STEP);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
