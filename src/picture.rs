@@ -1,6 +1,6 @@
 //! What pictures share, whatever they show: text in XML, colours, and in tests how these look.
 
-/// Text as XML character data; characters that XML cannot carry become U+FFFD.
+/// Text as XML character data, not for attributes; characters that XML cannot carry become U+FFFD.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -8,7 +8,6 @@ pub(crate) fn escape(text: &str) -> String {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
             '\t' | '\n' | '\r' => out.push(' '),
             '\0'..='\u{1f}' | '\u{fffe}' | '\u{ffff}' => out.push('\u{fffd}'),
             c => out.push(c),
