@@ -3,6 +3,7 @@
 use crate::error::{in_range, Error, Result};
 use crate::ids::Stage;
 use crate::op::{Message, Op};
+use crate::placement::STAGES_MAX;
 
 /// Longest time that one cost may be, in nanoseconds: a quarter of an hour. It keeps every sum below 2^63.
 pub const COST_NS_MAX: u64 = 1_000_000_000_000;
@@ -35,7 +36,23 @@ pub struct StageCosts {
 pub struct Costs {
     stages: Vec<StageCosts>,
     link: Link,
+    /// In order of their stages.
+    pairs: Vec<PairCosts>,
 }
+
+/// What F of one stage overlapped with B of another takes, where it was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairCosts {
+    /// The stage whose F it is.
+    pub forward: Stage,
+    /// The stage whose B it is.
+    pub backward: Stage,
+    /// Time of the pair: at least the longer of that F and that B.
+    pub overlapped_ns: u64,
+}
+
+/// Most pairs that costs may have of their own.
+pub const PAIRS_MAX: usize = 1 << 20;
 
 /// What a message from rank to rank costs: `latency_ns` and its bytes' time. Messages do not slow one another down;
 /// a message within a rank costs nothing.
@@ -64,7 +81,83 @@ impl Costs {
         for (i, stage) in stages.iter().enumerate() {
             stage.check(i, link)?;
         }
-        Ok(Costs { stages, link })
+        Ok(Costs { stages, link, pairs: Vec::new() })
+    }
+
+    /// The same costs with the times of these pairs as given, in any order; of the others as [`Costs::pair_ns`] says.
+    ///
+    /// # Errors
+    /// More than [`PAIRS_MAX`] pairs, a pair twice, a stage that has no costs (where all stages cost the same, any
+    /// stage has), a time above [`COST_NS_MAX`] or below the longer of F and B.
+    pub fn with_pairs(mut self, mut pairs: Vec<PairCosts>) -> Result<Costs> {
+        in_range("costs", "the number of pairs", pairs.len(), 0..=PAIRS_MAX)?;
+        for (i, pair) in pairs.iter().enumerate() {
+            let at = |name: &str| format!("pairs[{i}].{name}");
+            for (name, stage) in [("forward", pair.forward), ("backward", pair.backward)] {
+                if self.stages.len() > 1 {
+                    in_range("costs", &at(name), stage.index(), 0..=self.stages.len() - 1)?;
+                }
+            }
+            let longer = self.stage(pair.forward).forward_ns.max(self.stage(pair.backward).backward_ns());
+            in_range("costs", &at("overlapped_ns"), pair.overlapped_ns, longer..=COST_NS_MAX.max(longer))?;
+        }
+        pairs.sort_unstable_by_key(|pair| (pair.forward, pair.backward));
+        if let Some(twice) =
+            pairs.windows(2).find(|w| (w[0].forward, w[0].backward) == (w[1].forward, w[1].backward))
+        {
+            let (f, b) = (twice[0].forward, twice[0].backward);
+            return Err(Error::argument(
+                "costs",
+                format!("the pair of stages {f} and {b}"),
+                "twice",
+                "must be once",
+            ));
+        }
+        self.pairs = pairs;
+        Ok(self)
+    }
+
+    /// The pairs that have a time of their own, in order of their stages.
+    pub fn pairs(&self) -> &[PairCosts] {
+        &self.pairs
+    }
+
+    /// What messages cost.
+    pub fn link(&self) -> Link {
+        self.link
+    }
+
+    /// The costs of the same model cut into `into` stages instead of `stages`, which these costs [fit](Costs::fit).
+    ///
+    /// Stages put together add up; what goes from one to the next is what the last of them sends. A stage that is cut
+    /// is cut evenly, to the nanosecond and to the byte, so that the sums stay what they were; each part sends as much
+    /// as the whole one did.
+    ///
+    /// # Errors
+    /// These costs do not fit `stages`; of `stages` and `into`, neither divides the other; pairs with times of their
+    /// own, which do not say what other pairs take; a sum above [`COST_NS_MAX`] or [`COST_BYTES_MAX`].
+    pub fn regrouped(&self, stages: usize, into: usize) -> Result<Costs> {
+        in_range("costs", "the number of stages", stages, 1..=STAGES_MAX as usize)?;
+        in_range("costs", "the number of stages to cut the model into", into, 1..=STAGES_MAX as usize)?;
+        self.fit(stages)?;
+        if stages % into != 0 && into % stages != 0 {
+            let range = format!("must divide {stages}, the stages that costs are given of, or be a multiple");
+            return Err(Error::argument("costs", "the number of stages to cut the model into", into, range));
+        }
+        if let Some(pair) = self.pairs.first().filter(|_| stages != into) {
+            let what = format!("the pair of stages {} and {}", pair.forward, pair.backward);
+            let range = format!("which says nothing of {into} stages instead of {stages}");
+            return Err(Error::argument("costs", what, "given", range));
+        }
+        let whole = |stage: usize| *self.stage(Stage(stage as u16));
+        let regrouped: Vec<StageCosts> = if into <= stages {
+            let group = stages / into;
+            (0..into).map(|i| StageCosts::sum((i * group..(i + 1) * group).map(whole))).collect()
+        } else {
+            let parts = into / stages;
+            (0..into).map(|i| whole(i / parts).part(i % parts, parts)).collect()
+        };
+        Costs::new(regrouped, self.link)?.with_pairs(self.pairs.clone())
     }
 
     /// The number of stages given: 1 if all cost the same.
@@ -97,9 +190,14 @@ impl Costs {
         }
     }
 
-    /// Time of F of one stage overlapped with B of another: each shrinks by its own stage's `overlapped / (F + B)`,
-    /// and the pair lasts at least as long as the longer of the two. Rounded to the nearest nanosecond.
+    /// Time of F of one stage overlapped with B of another, if [`Costs::with_pairs`] had it. Otherwise each shrinks by
+    /// its own stage's `overlapped / (F + B)`, and the pair lasts at least as long as the longer of the two; rounded
+    /// to the nearest nanosecond.
     pub fn pair_ns(&self, forward: Stage, backward: Stage) -> u64 {
+        let key = (forward, backward);
+        if let Ok(i) = self.pairs.binary_search_by_key(&key, |pair| (pair.forward, pair.backward)) {
+            return self.pairs[i].overlapped_ns;
+        }
         let (f, b) = (self.stage(forward), self.stage(backward));
         let (f_whole, b_whole) = (f.whole_ns().max(1) as u128, b.whole_ns().max(1) as u128);
         let f_part = f.forward_ns as u128 * f.overlapped_ns as u128;
@@ -133,6 +231,35 @@ impl StageCosts {
     /// Time of F and B without overlap.
     fn whole_ns(&self) -> u64 {
         self.forward_ns + self.backward_ns()
+    }
+
+    /// Of stages one after the other. No sum overflows: there are at most [`STAGES_MAX`].
+    fn sum(stages: impl Iterator<Item = StageCosts>) -> StageCosts {
+        stages.fold(StageCosts::default(), |sum, stage| StageCosts {
+            forward_ns: sum.forward_ns + stage.forward_ns,
+            input_ns: sum.input_ns + stage.input_ns,
+            weight_ns: sum.weight_ns + stage.weight_ns,
+            overlapped_ns: sum.overlapped_ns + stage.overlapped_ns,
+            output_bytes: stage.output_bytes,
+            activation_bytes: sum.activation_bytes + stage.activation_bytes,
+            parameter_bytes: sum.parameter_bytes + stage.parameter_bytes,
+        })
+    }
+
+    /// One of `parts` even parts: what is left over goes to the first ones. A longer time never has a shorter part, so
+    /// the overlapped time of each part stays at least that of its F and its B.
+    fn part(self, index: usize, parts: usize) -> StageCosts {
+        let part = |whole: u64| (whole + (parts - 1 - index) as u64) / parts as u64;
+        let input_ns = part(self.input_ns);
+        StageCosts {
+            forward_ns: part(self.forward_ns),
+            input_ns,
+            weight_ns: part(self.backward_ns()) - input_ns,
+            overlapped_ns: part(self.overlapped_ns),
+            output_bytes: self.output_bytes,
+            activation_bytes: part(self.activation_bytes),
+            parameter_bytes: part(self.parameter_bytes),
+        }
     }
 
     fn check(&self, stage: usize, link: Link) -> Result<()> {

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::ids::{Direction, Microbatch, Stage};
+use crate::ids::{Direction, Microbatch, Rank, Stage};
 
 /// A parameter copy: one stage in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,6 +109,40 @@ impl fmt::Display for Task {
     }
 }
 
+/// One step of a rank's communicating order: a task, or its part in an exchange with another rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Compute, or reduce gradients.
+    Run(Task),
+    /// Start to send a message.
+    Send {
+        /// What goes.
+        message: Message,
+        /// The receiver.
+        to: Rank,
+    },
+    /// Receive a message.
+    Receive {
+        /// What comes.
+        message: Message,
+        /// The sender.
+        from: Rank,
+    },
+    /// Wait until an earlier send of this message has been taken up.
+    WaitSend(Message),
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Run(task) => task.fmt(f),
+            Action::Send { message, to } => f.pad(&format!("SEND {message} to rank {to}")),
+            Action::Receive { message, from } => f.pad(&format!("RECEIVE {message} from rank {from}")),
+            Action::WaitSend(message) => f.pad(&format!("WAIT_SEND {message}")),
+        }
+    }
+}
+
 /// What a message carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -132,7 +166,7 @@ impl Message {
     /// The stage it goes to: the next for an activation, the previous for a gradient.
     pub fn to_stage(self) -> Stage {
         match self.kind {
-            MessageKind::Activation => Stage(self.pass.stage.0 + 1),
+            MessageKind::Activation => Stage(self.pass.stage.0.wrapping_add(1)),
             MessageKind::Gradient => Stage(self.pass.stage.0.wrapping_sub(1)),
         }
     }

@@ -1,6 +1,6 @@
 //! Which rank holds which parameter copy.
 
-use crate::error::{in_range, Result};
+use crate::error::{in_range, Error, Result};
 use crate::ids::{Direction, Rank, Stage};
 use crate::op::StageCopy;
 
@@ -44,6 +44,31 @@ impl Placement {
         check_sizes(num_ranks, 1)?;
         let down = (0..num_ranks).map(Rank::from_index);
         Ok(Placement::from_ranks(num_ranks, num_ranks, down.clone().chain(down.rev()).collect()))
+    }
+
+    /// Any placement: `rank_of[direction][stage]`, of one direction or two with as many stages.
+    ///
+    /// # Errors
+    /// No direction or more than two, no stage or more than [`STAGES_MAX`], directions of different length, a rank
+    /// that is not below `num_ranks`. A rank may hold no stage at all.
+    pub fn new(num_ranks: usize, rank_of: &[Vec<Rank>]) -> Result<Placement> {
+        in_range("placement", "num_ranks", num_ranks, 1..=RANKS_MAX as usize)?;
+        in_range("placement", "the number of directions", rank_of.len(), 1..=2)?;
+        let num_stages = rank_of[0].len();
+        in_range("placement", "num_stages", num_stages, 1..=STAGES_MAX as usize)?;
+        for (direction, ranks) in rank_of.iter().enumerate() {
+            if ranks.len() != num_stages {
+                let range = format!("must be {num_stages}, as in direction 0");
+                let what = format!("the number of stages in direction {direction}");
+                return Err(Error::argument("placement", what, ranks.len(), range));
+            }
+            if let Some(stage) = ranks.iter().position(|rank| rank.index() >= num_ranks) {
+                let range = format!("must be 0 to {}", num_ranks - 1);
+                let what = format!("the rank of stage {stage} in direction {direction}");
+                return Err(Error::argument("placement", what, ranks[stage], range));
+            }
+        }
+        Ok(Placement::from_ranks(num_ranks, num_stages, rank_of.concat()))
     }
 
     fn one_direction(

@@ -2,7 +2,9 @@
 
 mod support;
 
-use dualpipe::op::Op;
+use dualpipe::ids::{Direction, Microbatch, Rank};
+use dualpipe::op::{Op, Pass, StageCopy};
+use dualpipe::placement::Placement;
 use dualpipe::program::{check, lower, Instruction, Program};
 use dualpipe::schedule::{dualpipe, dualpipe_v, one_f_one_b, Schedule, Work};
 use dualpipe::ErrorKind;
@@ -238,5 +240,43 @@ fn a_corrupted_program_is_rejected() {
                 }
             }
         }
+    }
+}
+
+/// Two copies on one rank, a copy without micro-batches, weight gradients in opposite orders: no reduction waits for
+/// ever.
+#[test]
+fn reductions_never_wait_for_one_another() {
+    for (num_ranks, num_microbatches) in [(1usize, 1usize), (1, 4), (2, 1), (3, 1), (3, 5), (4, 1), (4, 3)] {
+        let placement = Placement::bidirectional(num_ranks).unwrap();
+        let orders: Vec<Vec<Op>> = (0..num_ranks)
+            .map(|rank| {
+                let mut backwards = Vec::new();
+                let mut weights = Vec::new();
+                let mut forwards = Vec::new();
+                for &copy in placement.copies_on(Rank(rank as u32)) {
+                    let in_direction = match copy.direction {
+                        Direction::Down => num_microbatches.div_ceil(2),
+                        Direction::Up => num_microbatches / 2,
+                    };
+                    for i in 0..in_direction {
+                        let StageCopy { direction, stage } = copy;
+                        let pass = Pass { direction, stage, microbatch: Microbatch(i as u32) };
+                        forwards.push(Op::F(pass));
+                        backwards.push(Op::I(pass));
+                        weights.push(Op::W(pass));
+                    }
+                }
+                if rank >= num_ranks / 2 {
+                    weights.reverse();
+                }
+                forwards.into_iter().chain(backwards).chain(weights).collect()
+            })
+            .collect();
+        let schedule =
+            Schedule::new("crossing", placement, num_microbatches, Work::Training, orders).unwrap();
+        assert!(naive::can_run(&schedule), "{}", schedule.title());
+        schedule.check().unwrap();
+        lower(&schedule).unwrap();
     }
 }

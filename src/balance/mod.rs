@@ -22,7 +22,6 @@
 //! | `deepseek`      | DeepSeek's policy (EPLB), number for number                       |
 //! | `replicate`     | its first greedy: who gets the redundant slots                    |
 //! | `pack`          | its second greedy: heaviest first onto the lightest               |
-//! | `random`        | the random numbers of searches, the same everywhere               |
 //! | `tournament`    | what makes both fast: the least of many keys, kept current        |
 //! | `layers`        | layers shared out among threads; progress                         |
 //! |                 | **the answer**                                                    |
@@ -64,7 +63,6 @@ mod pack;
 mod plan;
 mod planner;
 mod problem;
-mod random;
 mod refine;
 pub mod replay;
 mod replicate;

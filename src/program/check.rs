@@ -144,7 +144,8 @@ impl<'a> Reader<'a> {
             Task::Op(op) => op,
             Task::ReduceGrads(copy) => {
                 let index = self.schedule.placement().copy_index(copy);
-                if let (Some((_, peer)), Some(index)) = (self.schedule.twin(copy), index) {
+                let twin = self.schedule.twin(copy).filter(|&(_, peer)| peer != self.program.rank);
+                if let (Some((_, peer)), Some(index)) = (twin, index) {
                     self.push(position, index, peer, What::Reduce);
                 }
                 return Ok(());

@@ -11,11 +11,13 @@
 //! boundary; the wait for an old send is put right before the task that needs its buffer.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{check, Buffer, BufferId, Instruction, PassBuffers, Program};
 use crate::error::Result;
 use crate::ids::{Direction, Rank};
 use crate::op::{Message, MessageKind, Op, Pass, Task};
+use crate::placement::Placement;
 use crate::schedule::{play, Schedule, Work};
 
 /// Outputs of one boundary that may be on their way while the next is made.
@@ -29,8 +31,9 @@ pub const SENDS_IN_FLIGHT: usize = 2;
 /// The schedule fails its check.
 pub fn lower(schedule: &Schedule) -> Result<Vec<Program>> {
     schedule.check_passes()?;
+    let placement = Arc::new(schedule.placement().clone());
     let ranks = (0..schedule.num_ranks()).map(Rank::from_index);
-    let mut writers: Vec<Writer<'_>> = ranks.map(|rank| Writer::new(schedule, rank)).collect();
+    let mut writers: Vec<Writer<'_>> = ranks.map(|rank| Writer::new(schedule, &placement, rank)).collect();
     let mut this_round = 0;
     let mut sent: Vec<(Message, Rank, Rank)> = Vec::new();
     play(schedule, |visit| {
@@ -64,12 +67,12 @@ struct Boundaries {
 }
 
 impl<'a> Writer<'a> {
-    fn new(schedule: &'a Schedule, rank: Rank) -> Writer<'a> {
+    fn new(schedule: &'a Schedule, placement: &Arc<Placement>, rank: Rank) -> Writer<'a> {
         let copies = schedule.placement().copies_on(rank).len();
         let microbatches = Direction::ALL.map(|direction| schedule.microbatches_in(direction));
         let program = Program {
             rank,
-            placement: schedule.placement().clone(),
+            placement: Arc::clone(placement),
             work: schedule.work(),
             title: schedule.title(),
             microbatches,

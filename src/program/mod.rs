@@ -8,6 +8,7 @@ pub use lower::{lower, SENDS_IN_FLIGHT};
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use crate::ids::Rank;
 use crate::op::{Message, MessageKind, Pass, StageCopy, Task};
@@ -107,7 +108,8 @@ pub struct PassBuffers {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
     rank: Rank,
-    placement: Placement,
+    /// One for all ranks: of their size each, copies would be as many as ranks times stages.
+    placement: Arc<Placement>,
     work: Work,
     title: String,
     microbatches: [usize; 2],

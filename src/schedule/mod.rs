@@ -14,6 +14,7 @@ mod one_f_one_b;
 mod play;
 mod tasks;
 mod text;
+pub mod torch_csv;
 mod v_block;
 mod v_half;
 mod v_min;

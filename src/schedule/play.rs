@@ -140,7 +140,8 @@ impl<'a> Done<'a> {
             Task::Op(op) => op,
             Task::ReduceGrads(copy) => {
                 let (twin, rank) = self.schedule.twin(copy)?;
-                return (!self.has_arrived(twin)).then_some(Wait::Reduction(rank));
+                let is_here = self.schedule.placement().rank_of(copy) == Some(rank) || self.has_arrived(twin);
+                return (!is_here).then_some(Wait::Reduction(rank));
             }
         };
         match op {

@@ -1,34 +1,48 @@
 //! A rank's order with the gradient reductions put in.
+//!
+//! A reduction waits for its twin's rank, so where it stands decides whether ranks can wait for one another. Both of
+//! these keep that from happening, whatever the order of the ops: a rank reduces when all that it does for other
+//! ranks is done, and it reduces its stages in their order. Then the least stage that is still to be reduced has both
+//! its ranks on their way to it.
 
 use super::{Schedule, Work};
 use crate::ids::{Direction, Rank};
-use crate::op::{StageCopy, Task};
+use crate::op::{Op, StageCopy, Task};
 
 impl Schedule {
     /// The tasks of `rank`: its order, with one REDUCE_GRADS for each parameter copy that has a twin in the other
-    /// direction, right after the copy's last weight gradient.
+    /// direction, in order of stages: behind the copy's last weight gradient, the rank's last F, B and I, and the
+    /// reductions of lesser stages.
     pub fn tasks(&self, rank: Rank) -> Vec<Task> {
         let order = self.order(rank);
-        let copies = self.placement().copies_on(rank);
-        let is_replicated = self.placement().num_directions() == 2 && self.work() == Work::Training;
-        let last_weight_gradient = |copy: StageCopy| {
-            order.iter().rposition(|op| op.backward_weight().is_some_and(|pass| pass.copy() == copy))
-        };
-        let mut final_at: Vec<(usize, StageCopy)> = Vec::new();
-        if is_replicated {
-            final_at.extend(copies.iter().filter_map(|&copy| Some((last_weight_gradient(copy)?, copy))));
-            // Both ranks of a stage pair must reduce in one order, also where one op ends both copies: by stage.
-            final_at.sort_unstable_by_key(|&(position, copy)| (position, copy.stage));
-        }
-        let mut tasks = Vec::with_capacity(order.len() + final_at.len());
-        let mut final_at = final_at.into_iter().peekable();
-        for (position, &op) in order.iter().enumerate() {
-            tasks.push(Task::Op(op));
-            while let Some((_, copy)) = final_at.next_if(|&(at, _)| at == position) {
+        let mut reductions = self.reductions(rank).into_iter().peekable();
+        let mut tasks = Vec::with_capacity(order.len() + reductions.len());
+        for position in 0..=order.len() {
+            while let Some((_, copy)) = reductions.next_if(|&(at, _)| at == position) {
                 tasks.push(Task::ReduceGrads(copy));
             }
+            tasks.extend(order.get(position).map(|&op| Task::Op(op)));
         }
         tasks
+    }
+
+    /// The copies that `rank` reduces, in order, each with the position of its order before which it does.
+    fn reductions(&self, rank: Rank) -> Vec<(usize, StageCopy)> {
+        if self.placement().num_directions() != 2 || self.work() != Work::Training {
+            return Vec::new();
+        }
+        let order = self.order(rank);
+        let behind_last =
+            |is_it: &dyn Fn(&Op) -> bool| order.iter().rposition(is_it).map_or(0, |last| last + 1);
+        let mut earliest = behind_last(&|op| !matches!(op, Op::W(_)));
+        let mut copies = self.placement().copies_on(rank).to_vec();
+        copies.sort_unstable_by_key(|copy| (copy.stage, copy.direction));
+        let at = |copy: StageCopy| {
+            let ends = |op: &Op| op.backward_weight().is_some_and(|pass| pass.copy().stage == copy.stage);
+            earliest = earliest.max(behind_last(&ends));
+            (earliest, copy)
+        };
+        copies.into_iter().map(at).collect()
     }
 
     /// The copies of `copy`'s stage in the other direction, with which its gradients are summed.

@@ -1,152 +1,56 @@
-//! A makespan that no schedule on a placement can beat.
+//! Makespans that no schedule on a placement can beat: a quick one in closed form, and a strong one that knows memory.
 //!
-//! For each rank r, whatever the order of its ops and of everyone else's:
-//!
-//! - `head`: nothing can start on r before the first micro-batch has come to one of its stages.
-//! - `work`: F and B of all its passes have to be done there, one after the other but for overlapped pairs.
-//! - `share`: a pair takes at least this part of its F + B (at most 1).
-//! - `earliest_pair`: a pair needs a backward, and none can start on r before a micro-batch has been through the
-//!   whole model and back.
-//! - `after_forward`: when a forward on r ends, its micro-batch still has to go to the end and back.
-//! - `tail`: forward only, the last forward on r still has to go to the end.
-//!
-//! So T ≥ head + share·work + tail. And overlap can only happen between `earliest_pair` and T - `after_forward`:
-//! before and after, work is done at rate 1, in between at rate 1/share at most. Solved for T, that is
-//! T ≥ share·(head + work) + (1 - share)·(earliest_pair + after_forward).
-//! And T is at least the way of one micro-batch through the model and back, on its own.
-//!
-//! The bound knows nothing of memory, and for share < 1 it is usually not reached.
+//! The strong one supposes that a schedule ends by some time T, works out for every rank in which states it can be
+//! when, and finds that it cannot be: so T is too short. [`windows`], [`graph`] and [`rank`] say what is worked out,
+//! [`pipeline`] how ranks tell one another, [`strong`] which T are tried. docs/bounds.md has the proofs.
 
+mod graph;
+mod model;
+mod pipeline;
+mod quick;
+mod rank;
+mod strong;
+mod windows;
+
+use super::MemoryCap;
 use crate::cost::Costs;
-use crate::ids::{Direction, Rank, Stage};
-use crate::op::StageCopy;
+use crate::ids::Direction;
 use crate::placement::Placement;
 use crate::schedule::{Schedule, Work};
+use quick::quick_bound_ns;
+use strong::strong_bound_ns;
 
 /// No schedule of the same micro-batches on the same placement has a shorter makespan, in nanoseconds.
 /// `costs` must fit the schedule's stages.
+///
+/// Time: proportional to the stages, and to the square of the copies on a rank. It knows nothing of memory and little
+/// of how ranks wait for one another; [`lower_bound_within_ns`] does.
 pub fn lower_bound_ns(schedule: &Schedule, costs: &Costs) -> u64 {
-    let placement = schedule.placement();
-    let ways: Vec<Way> = used_directions(schedule).map(|d| Way::new(placement, costs, d)).collect();
-    let alone = ways.iter().map(|way| way.alone_ns(schedule.work()));
-    let ranks = (0..schedule.num_ranks()).map(|r| rank_bound(schedule, costs, &ways, Rank::from_index(r)));
-    alone.chain(ranks).max().unwrap_or(0)
+    let microbatches = Direction::ALL.map(|direction| schedule.microbatches_in(direction));
+    quick_bound_ns(schedule.placement(), microbatches, costs, schedule.work())
 }
 
-/// The directions that have micro-batches.
-fn used_directions(schedule: &Schedule) -> impl Iterator<Item = Direction> + '_ {
-    Direction::ALL.into_iter().filter(|&d| schedule.microbatches_in(d) > 0)
-}
-
-/// The way of a micro-batch through the stages of one direction, if nothing else were to be done.
-struct Way {
-    direction: Direction,
-    /// `[stage]`: from the start of the step to where F of the stage can start.
-    to_forward_ns: Vec<u64>,
-    /// `[stage]`: from the end of F of the last stage to where I of the stage can start.
-    to_backward_ns: Vec<u64>,
-    /// From the start of the step to the end of F of the last stage.
-    forward_ns: u64,
-    /// From the end of F of the last stage to the end of all its Is and Ws.
-    backward_ns: u64,
-}
-
-impl Way {
-    fn new(placement: &Placement, costs: &Costs, direction: Direction) -> Way {
-        let stages: Vec<Stage> = (0..placement.num_stages()).map(|s| Stage(s as u16)).collect();
-        let rank = |stage| placement.rank_of(StageCopy { direction, stage });
-        let hop_ns = |a: Stage, b: Stage| if rank(a) == rank(b) { 0 } else { costs.output_ns(a.min(b)) };
-        let (mut to_forward_ns, mut to_backward_ns) = (Vec::new(), vec![0; stages.len()]);
-        let mut now = 0;
-        for (i, &stage) in stages.iter().enumerate() {
-            now += if i > 0 { hop_ns(stages[i - 1], stage) } else { 0 };
-            to_forward_ns.push(now);
-            now += costs.stage(stage).forward_ns;
-        }
-        let forward_ns = now;
-        let (mut now, mut backward_ns) = (0, 0);
-        for (i, &stage) in stages.iter().enumerate().rev() {
-            now += stages.get(i + 1).map_or(0, |&next| hop_ns(stage, next));
-            to_backward_ns[i] = now;
-            now += costs.stage(stage).input_ns;
-            backward_ns = backward_ns.max(now + costs.stage(stage).weight_ns);
-        }
-        Way { direction, to_forward_ns, to_backward_ns, forward_ns, backward_ns }
-    }
-
-    /// The whole way.
-    fn alone_ns(&self, work: Work) -> u64 {
-        match work {
-            Work::Training => self.forward_ns + self.backward_ns,
-            Work::ForwardOnly => self.forward_ns,
-        }
-    }
-
-    /// From the end of F of `stage` to the end of F of the last.
-    fn after_forward_ns(&self, costs: &Costs, stage: Stage) -> u64 {
-        self.forward_ns - self.to_forward_ns[stage.index()] - costs.stage(stage).forward_ns
-    }
-}
-
-fn rank_bound(schedule: &Schedule, costs: &Costs, ways: &[Way], rank: Rank) -> u64 {
-    let held = schedule.placement().copies_on(rank).iter().filter_map(|copy| {
-        let way = ways.iter().find(|way| way.direction == copy.direction)?;
-        Some((way, copy.stage, schedule.microbatches_in(copy.direction) as u64))
-    });
-    let held: Vec<(&Way, Stage, u64)> = held.collect();
-    let least = |ns: &dyn Fn(&Way, Stage) -> u64| held.iter().map(|&(way, stage, _)| ns(way, stage)).min();
-    let head = least(&|way, stage| way.to_forward_ns[stage.index()]).unwrap_or(0);
-    let after_forward = least(&|way, stage| way.after_forward_ns(costs, stage)).unwrap_or(0);
-    if schedule.work() == Work::ForwardOnly {
-        let work: u64 = held.iter().map(|&(_, stage, n)| n * costs.stage(stage).forward_ns).sum();
-        return head + work + after_forward;
-    }
-    let whole = |stage| costs.stage(stage).forward_ns + costs.stage(stage).backward_ns();
-    let work: u64 = held.iter().map(|&(_, stage, n)| n * whole(stage)).sum();
-    let earliest_pair = least(&|way, stage| way.forward_ns + way.to_backward_ns[stage.index()]).unwrap_or(0);
-    let after_forward =
-        least(&|way, stage| way.after_forward_ns(costs, stage) + way.backward_ns).unwrap_or(0);
-    let share = held.iter().flat_map(|&(_, f, _)| held.iter().map(move |&(_, b, _)| (f, b)));
-    let share = share.map(|(f, b)| Share::of_pair(costs, f, b)).fold(Share::ONE, Share::min);
-    let alone = head + share.of(work);
-    let in_between = share.of(head + work) + share.rest_of(earliest_pair + after_forward);
-    alone.max(in_between)
-}
-
-/// A part of a whole, 0 to 1, exact.
-#[derive(Clone, Copy)]
-struct Share {
-    part: u64,
-    whole: u64,
-}
-
-impl Share {
-    const ONE: Share = Share { part: 1, whole: 1 };
-
-    fn of_pair(costs: &Costs, forward: Stage, backward: Stage) -> Share {
-        let whole = costs.stage(forward).forward_ns + costs.stage(backward).backward_ns();
-        match whole {
-            0 => Share::ONE,
-            _ => Share { part: costs.pair_ns(forward, backward).min(whole), whole },
-        }
-    }
-
-    fn min(self, other: Share) -> Share {
-        let less = (self.part as u128 * other.whole as u128) < (other.part as u128 * self.whole as u128);
-        if less {
-            self
-        } else {
-            other
-        }
-    }
-
-    /// This share of `ns`, rounded down.
-    fn of(self, ns: u64) -> u64 {
-        (ns as u128 * self.part as u128 / self.whole as u128) as u64
-    }
-
-    /// The rest of `ns`, rounded down.
-    fn rest_of(self, ns: u64) -> u64 {
-        (ns as u128 * (self.whole - self.part) as u128 / self.whole as u128) as u64
-    }
+/// No training schedule of `num_microbatches` (of both directions together, as [`Schedule::new`] counts them) on
+/// `placement` that keeps to `cap` has a shorter makespan, in nanoseconds. `costs` and `cap` must fit the placement.
+///
+/// Never below [`lower_bound_ns`], and often the optimum. Holds for every order of F, B, I, W and overlapped pairs, as
+/// [`simulate`](super::simulate) times and [`MemoryCap::admits`] counts them. A tighter cap never lowers it, as long
+/// as the work limit leaves off neither early. If no schedule at all keeps to `cap`, it says nothing.
+///
+/// Time: grows with the states in which a rank can be, about (micro-batches)² × cap³ for two copies on a rank; from
+/// microseconds to about half a second, where the work limit ends it with what is proven by then. With more than
+/// 400,000 states of a rank (fewer where there are many ranks) its copies are counted together, which weakens the
+/// bound; above 65,536 passes the quick bound is all there is. The result depends on nothing but the arguments.
+pub fn lower_bound_within_ns(
+    placement: &Placement,
+    num_microbatches: usize,
+    costs: &Costs,
+    cap: &MemoryCap,
+) -> u64 {
+    let microbatches = match placement.num_directions() {
+        1 => [num_microbatches, 0],
+        _ => [num_microbatches.div_ceil(2), num_microbatches / 2],
+    };
+    let quick_ns = quick_bound_ns(placement, microbatches, costs, Work::Training);
+    strong_bound_ns(placement, microbatches, costs, cap, quick_ns)
 }

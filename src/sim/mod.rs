@@ -3,8 +3,8 @@
 mod bound;
 mod memory;
 
-pub use bound::lower_bound_ns;
-pub use memory::peak_memory_bytes;
+pub use bound::{lower_bound_ns, lower_bound_within_ns};
+pub use memory::{peak_memory_bytes, MemoryCap};
 
 use crate::cost::Costs;
 use crate::error::Result;

@@ -21,7 +21,8 @@ pub(crate) fn can_run(schedule: &Schedule) -> bool {
                 Task::Op(op) => op,
                 Task::ReduceGrads(copy) => {
                     moved |= arrived.insert(copy);
-                    if arrived.contains(&StageCopy { direction: copy.direction.opposite(), ..copy }) {
+                    let twin = StageCopy { direction: copy.direction.opposite(), ..copy };
+                    if arrived.contains(&twin) || schedule.placement().rank_of(twin) == Some(rank) {
                         rest[rank.index()].remove(0);
                         moved = true;
                     }

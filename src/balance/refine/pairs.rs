@@ -12,7 +12,7 @@
 //! `O(slots)` for each change tried.
 
 use super::part::Part;
-use crate::balance::random::Random;
+use crate::random::Random;
 
 /// Changes tried with an effort of 1.
 const TRIALS: usize = 30_000;

@@ -214,7 +214,7 @@ impl Part {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::random::Random;
+    use crate::random::Random;
 
     #[test]
     fn after_any_changes_it_is_as_if_weighed_anew() {

@@ -7,7 +7,7 @@ use super::rota::take_turns;
 use super::spread::Spreader;
 use super::swaps::descend;
 use super::trials;
-use crate::balance::random::Random;
+use crate::random::Random;
 
 /// The room to place a part in. Fill in `part`'s loads, GPUs and least counts first.
 #[derive(Default)]

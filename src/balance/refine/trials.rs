@@ -6,7 +6,7 @@
 
 use super::part::Part;
 use super::swaps::descend;
-use crate::balance::random::Random;
+use crate::random::Random;
 
 /// Trials with an effort of 1, to polish, and as long as much is left to gain.
 const TRIALS: usize = 10;

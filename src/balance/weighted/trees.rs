@@ -18,7 +18,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use crate::balance::random::Random;
+use crate::random::Random;
 
 /// Experts parted in trees, and the room to do it.
 #[derive(Default)]

@@ -2,17 +2,17 @@
 //!
 //! Source: SplitMix64; Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
 
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Random {
+    pub(crate) fn new(seed: u64) -> Random {
         Random(seed)
     }
 
     /// As of seed 0 after so many draws.
-    pub(super) fn after(draws: usize) -> Random {
+    pub(crate) fn after(draws: usize) -> Random {
         Random(STEP.wrapping_mul(draws as u64))
     }
 
@@ -25,12 +25,12 @@ impl Random {
     }
 
     /// 0 to `n - 1`; `n` is at least 1 and less than 2^32.
-    pub(super) fn below(&mut self, n: usize) -> usize {
+    pub(crate) fn below(&mut self, n: usize) -> usize {
         (((self.next() >> 32) * n as u64) >> 32) as usize
     }
 
     /// From 0 to 1, without 1.
-    pub(super) fn unit(&mut self) -> f64 {
+    pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 }
