@@ -117,6 +117,12 @@ impl Costs {
         Ok(self)
     }
 
+    /// The same costs with pairs that take as long as their F and B one after the other.
+    pub fn without_overlap(&self) -> Costs {
+        let apart = |stage: &StageCosts| StageCosts { overlapped_ns: stage.whole_ns(), ..*stage };
+        Costs { stages: self.stages.iter().map(apart).collect(), link: self.link, pairs: Vec::new() }
+    }
+
     /// The pairs that have a time of their own, in order of their stages.
     pub fn pairs(&self) -> &[PairCosts] {
         &self.pairs
