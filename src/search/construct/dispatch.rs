@@ -1,9 +1,7 @@
 //! List scheduling in simulated time: whenever a rank is free, a [`Policy`] chooses what it does next.
 //!
-//! It never gets stuck. A rank waits only for what is on its way. The memory rule of `room` always lets some
-//! micro-batch go on. And so do gradient reductions: with two lines, the last W of each copy comes after everything
-//! else that its rank does, in order of stages, so that all reductions stand in one order on all ranks. (Where the
-//! directions are folded, both copies of a stage come to their reduction at the same time.)
+//! It never gets stuck: a rank waits only for what is on its way, and the memory rule of `room` always lets some
+//! micro-batch go on.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -76,10 +74,8 @@ pub(super) struct Progress {
 pub(super) struct RankState {
     free_ns: u64,
     pub(super) alive: u64,
-    /// Stops with a W put off, oldest first; the last of each copy apart if reductions follow.
+    /// Stops with a W put off, oldest first.
     put_off: VecDeque<usize>,
-    /// Last Ws, put off to the end.
-    last_weights: Vec<usize>,
     /// F, I and W yet to be done.
     left: usize,
     /// The time that they take if none overlap.
@@ -116,7 +112,6 @@ impl<'a> Dispatch<'a> {
                 free_ns: 0,
                 alive: 0,
                 put_off: VecDeque::new(),
-                last_weights: Vec::new(),
                 left,
                 left_ns: held.iter().map(|&stop| lines.work_ns(stop)).sum(),
                 steps: Vec::with_capacity(left),
@@ -171,9 +166,6 @@ impl<'a> Dispatch<'a> {
                 let stop_of_b = &self.lines.stops[other];
                 let Some(pair_ns) = self.lines.stops[stop].pair_ns[stop_of_b.local] else { continue };
                 let Some(b) = self.backward(other, now) else { continue };
-                if self.lines.has_reductions && self.is_last(other, self.stops[other].inputs) {
-                    continue;
-                }
                 let apart = self.lines.stops[stop].forward_ns + stop_of_b.input_ns + stop_of_b.weight_ns;
                 let saved = (apart - pair_ns) as f64 / period;
                 let start = f.start_ns.max(b.start_ns);
@@ -199,9 +191,6 @@ impl<'a> Dispatch<'a> {
         let &arrival = progress.activation_ns.get(m)?;
         let mut start_ns = arrival.max(now);
         if at.previous.is_none() {
-            if !self.may_enter(at.line) {
-                return None;
-            }
             if m > progress.inputs {
                 start_ns = start_ns.max(self.entrance_ns(at.line, m));
             }
@@ -222,16 +211,9 @@ impl<'a> Dispatch<'a> {
 
     /// The oldest W put off, and when it is due.
     fn weight(&self, rank: usize) -> Option<(usize, f64)> {
-        let state = &self.ranks[rank];
-        if let Some(&stop) = state.put_off.front() {
-            let oldest = *self.stops[stop].put_off.front()?;
-            return Some((stop, oldest as f64 + self.policy.weight_delay));
-        }
-        if state.left == state.last_weights.len() {
-            let stop = state.last_weights.iter().min_by_key(|&&stop| self.lines.stops[stop].stage);
-            return stop.map(|&stop| (stop, 0.0));
-        }
-        None
+        let &stop = self.ranks[rank].put_off.front()?;
+        let oldest = *self.stops[stop].put_off.front()?;
+        Some((stop, oldest as f64 + self.policy.weight_delay))
     }
 
     /// When a micro-batch may enter while others are under way.
@@ -239,10 +221,6 @@ impl<'a> Dispatch<'a> {
         let burst = (self.policy.burst * self.lines.on_line(line) as f64) as usize + 1;
         let late = microbatch.saturating_sub(burst - 1) as f64;
         (late * self.policy.pace * self.lines.entry_ns) as u64
-    }
-
-    fn is_last(&self, stop: usize, microbatch: usize) -> bool {
-        microbatch + 1 == self.lines.microbatches[self.lines.stops[stop].line]
     }
 
     fn run(&mut self, rank: usize, step: Step, now: u64) {
@@ -255,22 +233,13 @@ impl<'a> Dispatch<'a> {
             Step::I(stop) => {
                 let end = now + self.lines.stops[stop as usize].input_ns;
                 let microbatch = self.stops[stop as usize].inputs;
-                let is_last = self.is_last(stop as usize, microbatch);
                 self.finish_input(stop as usize, end);
                 self.stops[stop as usize].put_off.push_back(microbatch);
-                let state = &mut self.ranks[rank];
-                if is_last && self.lines.has_reductions {
-                    state.last_weights.push(stop as usize);
-                } else {
-                    state.put_off.push_back(stop as usize);
-                }
+                self.ranks[rank].put_off.push_back(stop as usize);
                 end
             }
             Step::W(stop) => {
-                let state = &mut self.ranks[rank];
-                if state.put_off.pop_front().is_none() {
-                    state.last_weights.retain(|&other| other != stop as usize);
-                }
+                self.ranks[rank].put_off.pop_front();
                 self.stops[stop as usize].put_off.pop_front();
                 self.finish_weight(stop as usize);
                 now + self.lines.stops[stop as usize].weight_ns

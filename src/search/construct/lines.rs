@@ -31,8 +31,6 @@ pub(super) struct Lines {
     pub(super) entry_ns: f64,
     /// `[rank]`: an overlapped pair takes at least this part of its F + B.
     pub(super) share: Vec<f64>,
-    /// Two lines whose parameter copies reduce gradients with each other.
-    pub(super) has_reductions: bool,
     /// The whole pipeline's ranks, if folded.
     unfolded_ranks: Option<usize>,
 }
@@ -73,15 +71,21 @@ impl Lines {
     /// Lays out `problem`, whose costs and cap fit its placement.
     ///
     /// # Errors
-    /// A rank that cannot keep one micro-batch of each of its stages. No schedule can do with less. Within a
-    /// direction, a micro-batch is alive on all of a rank's stages when its forward reaches the last. And with two
-    /// directions, let the last F of a rank be one of direction d. Each of the rank's stages of the other direction
-    /// has a W to do after it: before its last W, REDUCE_GRADS waits for the twin in direction d, whose last W
-    /// comes after all Fs of its micro-batch. So all of the rank's stages are alive at that F.
+    /// A rank that cannot keep one micro-batch of each of its stages in one direction. No schedule can do with less: a
+    /// micro-batch is alive on all of them when its forward reaches the last.
     pub(super) fn new(problem: &Problem) -> Result<Lines> {
+        if can_fold(problem) {
+            // Mirrored ranks keep one micro-batch of both directions at once: with less room, they take turns.
+            if let Ok(folded) = Lines::laid_out(problem, true) {
+                return Ok(folded);
+            }
+        }
+        Lines::laid_out(problem, false)
+    }
+
+    fn laid_out(problem: &Problem, fold: bool) -> Result<Lines> {
         let Problem { placement, costs, .. } = problem;
         let microbatches = microbatches(problem);
-        let fold = can_fold(problem);
         let num_ranks = placement.num_ranks();
         let ranks = if fold { num_ranks / 2 } else { num_ranks };
         let mut lines = Lines {
@@ -92,7 +96,6 @@ impl Lines {
             ways_ns: Vec::new(),
             entry_ns: 0.0,
             share: vec![1.0; ranks],
-            has_reductions: !fold && microbatches.len() == 2,
             microbatches: if fold { vec![microbatches[0]] } else { microbatches },
             unfolded_ranks: fold.then_some(num_ranks),
         };
@@ -100,8 +103,7 @@ impl Lines {
             lines.add_line(problem, line, fold);
         }
         for rank in 0..ranks {
-            let held = lines.on_rank[rank].iter().map(|&stop| &lines.stops[stop]);
-            let least = held.map(|stop| stop.size).fold(0, u64::saturating_add);
+            let least = lines.least_room(rank);
             let copies = placement.copies_on(Rank::from_index(rank));
             let parameters = copies.iter().map(|copy| costs.stage(copy.stage).parameter_bytes);
             let parameters = parameters.fold(0, u64::saturating_add);
@@ -206,6 +208,15 @@ impl Lines {
         }
     }
 
+    /// What one micro-batch keeps alive on all stages of `rank`, in the direction where that is more.
+    fn least_room(&self, rank: usize) -> u64 {
+        let of_line = |line: usize| {
+            let held = self.on_rank[rank].iter().map(|&stop| &self.stops[stop]);
+            held.filter(|stop| stop.line == line).map(|stop| stop.size).fold(0, u64::saturating_add)
+        };
+        (0..self.microbatches.len()).map(of_line).max().unwrap_or(0)
+    }
+
     /// Stages of `line`.
     pub(super) fn on_line(&self, line: usize) -> usize {
         debug_assert!(line < self.microbatches.len());
@@ -303,7 +314,9 @@ fn can_fold(problem: &Problem) -> bool {
 fn room(problem: &Problem, rank: usize, least: u64, parameters: u64) -> Result<u64> {
     let rank = Rank::from_index(rank);
     let too_small = |cap: u64, least: u64, what: &str| {
-        let range = format!("must be at least {least}: one micro-batch of each of the rank's stages{what}");
+        let range = format!(
+            "must be at least {least}: one micro-batch on each of the rank's stages of a direction{what}"
+        );
         Err(Error::argument("plan", format!("the memory cap of rank {rank}"), cap, range))
     };
     if let Some(cap) = problem.cap.activations(rank) {

@@ -2,8 +2,7 @@
 //!
 //! Source: the banker's algorithm (Dijkstra, EWD 108), with the order in which all could finish fixed beforehand.
 //!
-//! Micro-batches are put in the order in which they enter (their F of stage 0); with two lines, the last ones of both
-//! count as one and enter after all others. Call a state safe if, for every rank r and every micro-batch k that has
+//! Micro-batches are put in the order in which they enter (their F of stage 0). Call a state safe if, for every rank r and every micro-batch k that has
 //! entered,
 //!
 //! ```text
@@ -11,8 +10,7 @@
 //! ```
 //!
 //! - A safe state can go on, and stay safe: the oldest micro-batch can go all its way, as the sum says for it; then the
-//!   next; and so on. The last two of two lines finish together: only their last Ws wait for one another, and these
-//!   come after everything else.
+//!   next; and so on.
 //! - An F of k on r changes no sum of k itself: it moves a part of it from yet to be to alive. It raises only the sums
 //!   of older micro-batches on r, and these matter only while they still need r. So these are all that
 //!   [`Dispatch::fits`] looks at, and it never holds up the oldest.
@@ -22,12 +20,6 @@
 use super::dispatch::Dispatch;
 
 impl Dispatch<'_> {
-    /// With two lines, the last of each enter after all others.
-    pub(super) fn may_enter(&self, line: usize) -> bool {
-        let n = &self.lines.microbatches;
-        n.len() == 1 || self.entered[line] + 1 < n[line] || self.entered[1 - line] + 1 >= n[1 - line]
-    }
-
     /// Whether the next F of `stop` leaves the state safe.
     pub(super) fn fits(&self, stop: usize) -> bool {
         let at = &self.lines.stops[stop];
@@ -56,13 +48,12 @@ impl Dispatch<'_> {
     /// What a micro-batch and all later ones keep alive on `rank`, and what it has yet to.
     fn sum(&self, rank: usize, line: usize, microbatch: usize) -> u64 {
         let before = self.before(line, microbatch);
-        let is_pair = self.is_last_of_two(line, microbatch);
         let sums = self.lines.on_rank[rank].iter().map(|&stop| {
             let (at, progress) = (&self.lines.stops[stop], &self.stops[stop]);
             let first = before[at.line];
             let put_off = progress.put_off.len() - progress.put_off.partition_point(|&m| m < first);
             let alive = put_off + progress.forwards.saturating_sub(progress.inputs.max(first));
-            let is_needed = (at.line == line || is_pair) && progress.forwards <= first;
+            let is_needed = at.line == line && progress.forwards <= first;
             at.size * (alive as u64 + u64::from(is_needed))
         });
         sums.sum()
@@ -70,13 +61,6 @@ impl Dispatch<'_> {
 
     /// How many of each line come before a micro-batch in the order of entering: all that have, if it has not yet.
     pub(super) fn before(&self, line: usize, microbatch: usize) -> [usize; 2] {
-        match self.lines.microbatches.as_slice() {
-            &[down, up] if self.is_last_of_two(line, microbatch) => [down - 1, up - 1],
-            _ => self.entered_before[line].get(microbatch).copied().unwrap_or(self.entered),
-        }
-    }
-
-    fn is_last_of_two(&self, line: usize, microbatch: usize) -> bool {
-        self.lines.microbatches.len() == 2 && microbatch + 1 == self.lines.microbatches[line]
+        self.entered_before[line].get(microbatch).copied().unwrap_or(self.entered)
     }
 }

@@ -264,9 +264,7 @@ fn peak(schedule: &Schedule, costs: &Costs, is_bytes: bool) -> u64 {
     schedule.peak_live().into_iter().max().unwrap_or(0) as u64
 }
 
-/// The least with which a step is possible: one micro-batch alive at each of a rank's stages, of both directions. Before
-/// a rank's last W of one direction comes the end of the other, for the copies of a stage reduce their gradients
-/// together.
+/// Where caps begin: at one micro-batch of each direction at a time. With less, two directions would take turns.
 fn least(problem: &Problem, is_bytes: bool) -> u64 {
     let Problem { placement, costs, .. } = problem;
     let of_rank = |rank: Rank| {
