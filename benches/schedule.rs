@@ -1,4 +1,4 @@
-//! Generating, checking, lowering and simulating a schedule; and how the time of each grows with ranks and micro-batches.
+//! Generating, checking, lowering and simulating a schedule, and how that grows with ranks and micro-batches.
 //!
 //! `cargo bench --bench schedule -- --growth` prints the exponents instead: times are fitted to a·Pˣ at one number of
 //! micro-batches and to a·nˣ at one number of ranks, least squares on logarithms, the fastest of some rounds each.

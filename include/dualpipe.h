@@ -16,6 +16,7 @@
  * experts.
  *
  *     schedule + costs -------- simulate ------> timeline
+ *     costs + memory ---------> plan: the best schedule found, and a lower bound
  *     schedule + rank --------> program                                the same type: to be compared
  *     program + transport ----> executor ------> timeline of a step
  *                                  calls your tasks
@@ -23,6 +24,7 @@
  *     plan + counts of a step -> routing: tokens of each replica, and which they are
  *     two placements ---------> transfers: copies of experts, in rounds
  *     a placement ------------> findings: what is wrong with it
+ *     a schedule, actions ----> verification: what is wrong, and a smallest counterexample
  *     recorded loads ---------> replay: how policies would have done
  *
  *     transport: an inproc (ranks of one process), NCCL, or functions of yours (MPI, sockets)
@@ -43,8 +45,11 @@
  *     verify.h     a placement one can trust        heat_map.h   loads of GPUs, drawn
  *     replay.h     policies on recorded loads       policy.h     policies to replay
  *     load_monitor.h       loads counted, on many ranks; monitor_loads.h: loads to balance from them
- *     load_history.h       recorded loads in the files of other programs
- *     expert_map.h         placements in the files of other programs
+ *     load_history.h, expert_map.h: recorded loads, placements in the files of other programs
+ *     schedule_orders.h    schedules from outside      torch_csv.h  as PyTorch's CSV
+ *     schedule_verify.h, verification.h: a schedule one can trust; action.h: ops and messages in one order
+ *     plan.h       the best schedule for your costs robust_plan.h where times spread
+ *     front.h      plans within memory caps         comparison.h which placement, with what each costs
  *     rebalance.h          whether it pays to move
  *
  * 2. Words
@@ -106,12 +111,16 @@
  * is fine. There is one free for each create, and what one object was made from may be freed before it.
  *
  *                  made from                       used by                 after a fork  free
- *     schedule     options                         any number of threads   usable        dualpipe_schedule_free
+ *     schedule     options; orders; a text; a plan any number of threads   usable        dualpipe_schedule_free
  *     program      schedule, rank                  any number of threads   usable        dualpipe_program_free
  *     timeline     schedule and costs; a last step any number of threads   usable        dualpipe_timeline_free
+ *     plan         options, costs, a spread        any number of threads   usable        dualpipe_plan_free
  *     expert plan  options, loads                  any number of threads   usable        dualpipe_expert_plan_free
  *     transfers    two placements of experts       any number of threads   usable        dualpipe_expert_transfers_free
  *     replay       recorded loads, policies        any number of threads   usable        dualpipe_replay_free
+ *     verification schedule; a CSV                 any number of threads   usable        dualpipe_verification_free
+ *     front        options, costs, memory caps     any number of threads   usable        dualpipe_front_free
+ *     comparison   options, costs                  any number of threads   usable        dualpipe_comparison_free
  *     router       expert plan; slots              one thread at a time    usable        dualpipe_router_free
  *     monitor      options; a saved state          one thread at a time    usable        dualpipe_load_monitor_free
  *     history      options; a text                 one thread at a time    usable        dualpipe_load_history_free
@@ -119,8 +128,9 @@
  *     executor     program, options                one thread at a time    useless       dualpipe_executor_free
  *     overlap      device                          one thread at a time    useless       dualpipe_overlap_free
  *
- * The upper six never change. An executor runs steps until one fails; then it can say why, give what was recorded,
- * and be freed, and so can those of all other ranks, which fail too. A new inproc and new executors run clean.
+ * Those above the router never change. An executor runs steps until one fails; then it can say why, give what was
+ * recorded, and be freed, and so can those of all other ranks, which fail too. A new inproc and new executors run
+ * clean.
  *
  * A handle that was freed, or never was one, is refused with DUALPIPE_ERROR_INVALID_HANDLE. Freeing an object while
  * another thread uses it is safe: it goes when that call ends.
@@ -401,11 +411,16 @@
  * ---------
  *
  *     ranks                      1 to 4096; DualPipe an even number from 2 on
- *     stages                     as many as ranks; DualPipeV two for each rank
+ *     stages                     1 to 8192: as many as ranks, or stages_per_rank times as many; own orders: any
  *     micro-batches of a step    1 to 1048576, and at most 4194304 / stages of a direction; DualPipe an even number, at
  *                                least 2 * ranks - 2; DualPipeV at least 2 * ranks - 1; forward only 2 and 1
- *     times of costs             0 to 10^12 ns, for one pass and for one message
+ *     own orders                 at most 12582912 ops in all; names of 255 bytes
+ *     actions to verify          at most 67108864 in all; 8 findings of each kind in detail, all of them counted
+ *     times of costs             0 to 10^12 ns, for one pass and for one message; at most 1048576 pairs have their own
  *     bytes of costs             0 to 2^50
+ *     caps of a plan             1 or as many as ranks; activations from 1 on, bytes to 2^50
+ *     time limit of a plan       1 ns to a day; 0 stands for none, and for 2 s where there are no iterations
+ *     samples of a spread        1 to 1024, times passes at most 4194304; standard deviations 0 to 1
  *     timelines merged, drawn    1 to 4096; 1 to 64 in one picture, which beyond 50000 tasks merges them
  *     tensors at a boundary      0 to 32, of 0 to 8 dimensions, all together at most 2^40 bytes
  *     bits of an element         4, 6, 8, 16, 32, 64 or 128
@@ -414,8 +429,7 @@
  *     words of a failing task    4095 bytes; of a transport 1023
  *     multiprocessors of NCCL    1 to 64 for each communicator; 0 stands for 2
  *     blocks of an overlap       0 to 4096 in each half
- *     layers of an expert plan   1 to 4096
- *     experts of a layer         1 to 65536
+ *     layers of an expert plan   1 to 4096, of 1 to 65536 experts each
  *     GPUs of a cluster          1 to 2^20, nodes no more than these
  *     slots                      experts to 2^20 in a layer, 2^26 in all; expert_to_slots gives at most 2^28 numbers
  *     effort of a search         1 to 1000
@@ -433,6 +447,8 @@
  *     steps of a replay          2 to 65536; of 1 to 64 policies, whose names have at most 255 bytes
  *     bytes of an expert         0 to 2^37 in one layer
  *     panels of a heat map       1 to 16, whose titles have at most 1023 bytes
+ *     caps of a front            1 to 256; all that matter: at most 24
+ *     placements compared        for ranks times micro-batches up to 262144
  *     live objects               1048576 in a process
  *     size of a struct           as in this header, an older one, or a newer one (up to 4096) with 0 in what it adds
  *     machine                    Linux, 64 bits
@@ -448,13 +464,16 @@
 #ifndef DUALPIPE_H
 #define DUALPIPE_H
 
+#include "dualpipe/action.h"
 #include "dualpipe/balance.h"
 #include "dualpipe/cluster.h"
+#include "dualpipe/comparison.h"
 #include "dualpipe/cost.h"
 #include "dualpipe/cuda.h"
 #include "dualpipe/executor.h"
 #include "dualpipe/expert_map.h"
 #include "dualpipe/expert_transfer.h"
+#include "dualpipe/front.h"
 #include "dualpipe/heat_map.h"
 #include "dualpipe/load_history.h"
 #include "dualpipe/load_monitor.h"
@@ -464,18 +483,24 @@
 #include "dualpipe/moves.h"
 #include "dualpipe/op.h"
 #include "dualpipe/overlap.h"
+#include "dualpipe/plan.h"
 #include "dualpipe/policy.h"
 #include "dualpipe/program.h"
 #include "dualpipe/rebalance.h"
 #include "dualpipe/replay.h"
+#include "dualpipe/robust_plan.h"
 #include "dualpipe/route.h"
 #include "dualpipe/schedule.h"
+#include "dualpipe/schedule_orders.h"
+#include "dualpipe/schedule_verify.h"
 #include "dualpipe/status.h"
 #include "dualpipe/task.h"
 #include "dualpipe/tensor.h"
 #include "dualpipe/timeline.h"
 #include "dualpipe/token_map.h"
+#include "dualpipe/torch_csv.h"
 #include "dualpipe/transport.h"
+#include "dualpipe/verification.h"
 #include "dualpipe/verify.h"
 #include "dualpipe/version.h"
 

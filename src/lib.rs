@@ -7,7 +7,7 @@
 //!
 //! | floor | modules            | what                                                        |
 //! | ----- | ------------------ | ----------------------------------------------------------- |
-//! | 0     | error ids picture  | no knowledge of pipelines                                   |
+//! | 0     | error ids picture random | no knowledge of pipelines                                   |
 //! | 1     | op                 | the words of a schedule                                     |
 //! | 1     | balance            | expert placement; knows nothing of pipelines                |
 //! | 2     | placement          | which rank holds which stage                                |
@@ -17,6 +17,8 @@
 //! | 5     | sim                | schedule + costs → timeline, memory and a lower bound       |
 //! | 5     | program            | a schedule lowered to receives, tasks, sends and frees      |
 //! | 6     | execute            | runs programs: ranks, transports, devices, faults           |
+//! | 6     | search             | the planner: the best schedule for given costs and memory   |
+//! | 6     | verify             | proves or refutes schedules and messages from anywhere      |
 //! | 7     | capi               | the C face: convert, check, call                            |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -32,8 +34,11 @@ pub mod op;
 mod picture;
 pub mod placement;
 pub mod program;
+mod random;
 pub mod schedule;
+pub mod search;
 pub mod sim;
 pub mod timeline;
+pub mod verify;
 
 pub use error::{Error, ErrorKind};

@@ -3,7 +3,7 @@
 //!
 //! To add a function, add an entry to `table::table()`: its name, a call from words, and its arguments in order. From
 //! each argument's type follows what is tried ([`inputs::Arg`]); a handle, an output or a buffer needs its name only.
-//! An object of a new type is added to `inputs::World`. The test fails while a function of the headers has no entry,
+//! An object of a new type is added to `world::World`. The test fails while a function of the headers has no entry,
 //! or when an entry's arguments are not named as in the header.
 //!
 //! All of it is done on one thread, on two at once, in a child of fork, and inside a callback.
@@ -12,23 +12,34 @@
 mod cuda;
 #[path = "capi_bad_input/expert_transfer.rs"]
 mod expert_transfer;
+#[path = "capi_bad_input/front.rs"]
+mod front;
 #[path = "capi_bad_input/inputs.rs"]
 mod inputs;
 #[path = "support/library.rs"]
 mod library;
 #[path = "capi_bad_input/loads.rs"]
 mod loads;
+#[path = "capi_bad_input/planner.rs"]
+mod planner;
 #[path = "capi_bad_input/plans.rs"]
 mod plans;
-
 #[path = "capi_bad_input/route.rs"]
 mod route;
+#[path = "capi_bad_input/schedule_verify.rs"]
+mod schedule_verify;
+#[path = "capi_bad_input/schedules.rs"]
+mod schedules;
 #[path = "capi_bad_input/table.rs"]
 mod table;
+#[path = "capi_bad_input/torch_csv.rs"]
+mod torch_csv;
 #[path = "capi_bad_input/trust.rs"]
 mod trust;
 #[path = "capi_bad_input/trust_cases.rs"]
 mod trust_cases;
+#[path = "capi_bad_input/world.rs"]
+mod world;
 
 use std::ffi::{c_char, c_void};
 use std::ptr::{null, null_mut};
@@ -44,8 +55,9 @@ use dualpipe::capi::status::dualpipe_status::{self, *};
 use dualpipe::capi::task::*;
 use dualpipe::capi::timeline::*;
 use dualpipe::capi::transport::*;
-use inputs::{check_all, costs, last_error, Arg, Entry, World};
+use inputs::{check_all, last_error, Arg, Entry};
 use table::{table, SECOND};
+use world::{costs, World};
 
 #[test]
 fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
@@ -79,6 +91,11 @@ fn bad_input_gives_a_status_and_a_text_and_writes_nothing() {
     assert_none("inside a callback", inside.wrong.into_inner().unwrap().expect("the callback was called"));
 
     bad_lists_and_stages(&world);
+    schedules::bad_orders_and_pairs(&world);
+    planner::bad_placements_caps_and_spreads();
+    front::bad_caps_and_placements();
+    schedule_verify::bad_actions_and_caps(&world);
+    torch_csv::bad_schedules_and_texts(&world);
     bad_tensors_and_tables(&world);
     cuda::bad_cuda_and_nccl_options(&world);
     cuda::what_is_missing_is_said(&world);
@@ -207,14 +224,14 @@ fn bad_lists_and_stages(world: &World) {
 fn with_threads_of(parent: &World) -> Vec<String> {
     let mut timeline = null_mut();
     let inproc = parent.inproc;
-    let options = dualpipe_executor_options { inproc: inproc as _, ..inputs::executor_options(2) };
+    let options = dualpipe_executor_options { inproc: inproc as _, ..world::executor_options(2) };
     let (mut executor, mut state, mut length) = (null_mut(), 0, 0);
     // SAFETY: locals and handles.
     let statuses = unsafe {
         [
             dualpipe_executor_synchronize(parent.executor as _, 0),
             dualpipe_executor_graph(parent.executor as _, &mut state, null_mut(), 0, &mut length),
-            dualpipe_executor_step(parent.executor as _, Some(inputs::does_nothing), null_mut()),
+            dualpipe_executor_step(parent.executor as _, Some(world::does_nothing), null_mut()),
             dualpipe_executor_timeline(parent.executor as _, &mut timeline),
             dualpipe_executor_create(parent.program as _, &options, &mut executor),
         ]
@@ -258,7 +275,7 @@ const NO_TRANSPORT: dualpipe_transport = dualpipe_transport {
 };
 
 fn bad_tensors_and_tables(world: &World) {
-    let spec = inputs::SPEC;
+    let spec = world::SPEC;
     let refuse = |options: &dualpipe_executor_options, status, want: &str| {
         refuse(world, options, status, want);
     };
@@ -274,10 +291,10 @@ fn bad_tensors_and_tables(world: &World) {
         (bits, "options->tensors[0]: boundary: dtype.bits is 33, must be 4, 6, 8, "),
         (dualpipe_tensor_spec { ndim: 9, ..spec }, "options->tensors[0].ndim is 9, must be 0 to 8"),
     ] {
-        let options = dualpipe_executor_options { tensors: &spec, ..inputs::executor_options(2) };
+        let options = dualpipe_executor_options { tensors: &spec, ..world::executor_options(2) };
         refuse(&options, DUALPIPE_ERROR_INVALID_ARGUMENT, want);
     }
-    let good = inputs::executor_options(2);
+    let good = world::executor_options(2);
     let nothing = dualpipe_executor_options { tensors: null(), ..good };
     refuse(&nothing, DUALPIPE_ERROR_INVALID_ARGUMENT, "options->tensors is NULL");
     let no_way = dualpipe_executor_options { inproc: null_mut(), ..good };
@@ -288,7 +305,7 @@ fn bad_tensors_and_tables(world: &World) {
     );
     let foreign = dualpipe_executor_options { inproc: world.schedule as _, ..good };
     refuse(&foreign, DUALPIPE_ERROR_INVALID_HANDLE, "options->inproc is a schedule, must be an inproc");
-    let small = dualpipe_executor_options { inproc: inputs::inproc(1) as _, ..good };
+    let small = dualpipe_executor_options { inproc: world::inproc(1) as _, ..good };
     refuse(&small, DUALPIPE_ERROR_INVALID_ARGUMENT, "rank is 1, must be 0 to 0");
     let mut executor = null_mut();
     // SAFETY: locals.
@@ -314,7 +331,7 @@ fn bad_loads() {
         (f32::MAX, "loads"),
     ] {
         let (loads, mut plan) = ([f32::MAX.min(load.abs()), 1.0, load, 1.0, 1.0, 1.0, 1.0, 1.0], null_mut());
-        let options = inputs::balance_options();
+        let options = world::balance_options();
         // SAFETY: locals.
         let status = unsafe { dualpipe_expert_plan_create(&options, loads.as_ptr(), 8, &mut plan) };
         assert_eq!((status, plan), (DUALPIPE_ERROR_INVALID_ARGUMENT, null_mut()), "{load}");
@@ -326,7 +343,7 @@ fn bad_loads() {
 fn an_executor_is_one_threads_at_a_time() {
     unsafe extern "C-unwind" fn tries_again(executor: *mut c_void, _: *const dualpipe_task) -> i32 {
         let executor: dualpipe_executor_t = executor.cast();
-        let (mut timeline, nothing) = (null_mut(), Some(inputs::does_nothing as _));
+        let (mut timeline, nothing) = (null_mut(), Some(world::does_nothing as _));
         let (mut state, mut length) = (0, 0);
         // SAFETY: locals and a handle.
         let statuses = unsafe {
@@ -340,7 +357,7 @@ fn an_executor_is_one_threads_at_a_time() {
         };
         i32::from(statuses != [DUALPIPE_ERROR_BUSY; 5])
     }
-    let executor = inputs::executor();
+    let executor = world::executor();
     // SAFETY: a handle, which the callback gets too.
     unsafe {
         assert_eq!(dualpipe_executor_step(executor as _, Some(tries_again), executor as _), DUALPIPE_OK);
@@ -371,7 +388,7 @@ fn a_panic_in_a_callback_stays_in_the_call() {
 
 fn an_object_may_be_freed_while_another_thread_uses_it() {
     for _ in 0..200 {
-        let schedule = inputs::schedule();
+        let schedule = world::schedule();
         thread::scope(|scope| {
             scope.spawn(move || loop {
                 let mut count = 0;

@@ -19,8 +19,24 @@ fn modules() -> Vec<String> {
     modules.map(String::from).collect()
 }
 
+/// The source of a module, with the files that its head includes in their places.
 fn source(module: &str) -> String {
-    let path = library::root().join(format!("src/capi/{module}.rs"));
+    let text = read(&format!("{module}.rs"));
+    let lines =
+        text.lines().map(|line| match line.strip_prefix(INCLUDED).and_then(|l| l.strip_suffix("\")]")) {
+            Some(file) => {
+                read(file).lines().map(|line| format!("//! {line}").trim_end().to_owned() + "\n").collect()
+            }
+            None => format!("{line}\n"),
+        });
+    lines.collect()
+}
+
+/// What stands before the name of a file whose lines are part of a comment at the head of a module.
+const INCLUDED: &str = "#![doc = include_str!(\"";
+
+fn read(file: &str) -> String {
+    let path = library::root().join("src/capi").join(file);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 

@@ -7,10 +7,13 @@ mod lognormal;
 use dualpipe::balance::heat_map::{heat_map, Panel};
 use dualpipe::balance::{balance, deepseek, gpu_loads, Cluster, Goal, Loads, Options, Problem};
 use dualpipe::cost::{Costs, Link, StageCosts};
+use dualpipe::placement::Placement;
 use dualpipe::schedule::{dualpipe, dualpipe_v, Work};
-use dualpipe::sim::simulate;
+use dualpipe::search::{self, memory_time_front, Caps, Effort};
+use dualpipe::sim::{simulate, MemoryCap};
 use expect_test::expect_file;
 use lognormal::lognormal;
+use std::ops::ControlFlow;
 
 /// A forward and an input backward take a millisecond, a weight backward too, and a pair two and a half.
 fn costs() -> Costs {
@@ -30,6 +33,21 @@ fn the_pictures_of_the_documentation_are_current() {
     expect_file!["../docs/dualpipe-8x20.svg"].assert_eq(&dualpipe.timeline.to_svg());
     let folded = simulate(&dualpipe_v(4, 10, Work::Training).unwrap(), &costs()).unwrap();
     expect_file!["../docs/dualpipe_v-4x10.svg"].assert_eq(&folded.timeline.to_svg());
+}
+
+/// DualPipe's placement on 8 ranks, 20 micro-batches: few changes at each cap, as many on every machine.
+#[test]
+fn the_picture_of_memory_and_time_is_current() {
+    let problem = search::Problem {
+        placement: Placement::bidirectional(8).unwrap(),
+        num_microbatches: 20,
+        costs: costs(),
+        cap: MemoryCap::Unlimited,
+    };
+    let effort = Effort { iterations: 5_000, time: None, seed: 0 };
+    let caps = Caps::Activations((3..=10).collect());
+    let front = memory_time_front(&problem, &caps, &effort, &mut |_, _| ControlFlow::Continue(())).unwrap();
+    expect_file!["../docs/memory-time.svg"].assert_eq(&front.to_svg());
 }
 
 /// Twelve layers like DeepSeek-V3's, from a seed: experts in order, as DeepSeek's policy places them, and refined.

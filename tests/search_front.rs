@@ -147,7 +147,7 @@ fn published_schedules_are_points_of_the_front_where_nothing_is_searched() {
 
 #[test]
 fn stopped_every_cap_still_has_a_point() {
-    let problem = problem(Placement::bidirectional(4).unwrap(), 8, 25_000);
+    let problem = problem(Placement::linear(4).unwrap(), 8, 25_000);
     let effort = Effort { iterations: 1000, ..NONE };
     let mut calls = 0;
     let front = memory_time_front(&problem, &Caps::Activations(vec![5, 6, 7]), &effort, &mut |done, all| {

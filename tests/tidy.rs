@@ -136,7 +136,9 @@ fn no_file_outgrows_its_reader() {
     let mut wrong = Vec::new();
     for file in all_files() {
         let lines = file.text.lines().count();
-        if lines > LINES_MAX {
+        // Copies of include/, which is written from src/capi.
+        let is_copy = file.path.starts_with("tests/abi/") && file.path.ends_with(".h");
+        if lines > LINES_MAX && !is_copy {
             wrong.push(format!("{}: {lines} lines, at most {LINES_MAX}", file.path));
         }
         if file.path.ends_with(".rs") && !file.text.starts_with("//!") {

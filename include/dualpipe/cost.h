@@ -49,6 +49,24 @@ typedef struct dualpipe_stage_costs {
 } dualpipe_stage_costs;
 
 /**
+ * What an FB of two stages takes, where it was measured or the stages differ.
+ */
+typedef struct dualpipe_pair_costs {
+  /**
+   * The stage whose F it is.
+   */
+  uint32_t forward_stage;
+  /**
+   * The stage whose B it is.
+   */
+  uint32_t backward_stage;
+  /**
+   * Time of the pair, at most 10^12: at least the longer of that F and that B.
+   */
+  uint64_t overlapped_ns;
+} dualpipe_pair_costs;
+
+/**
  * The costs of a model and of the links it runs over. Start from DUALPIPE_COSTS_INIT.
  */
 typedef struct dualpipe_costs {
@@ -76,9 +94,18 @@ typedef struct dualpipe_costs {
    * Bytes per second from one rank to another; 0 if bytes take no time. No message may take more than 10^12 ns.
    */
   uint64_t p2p_bytes_per_second;
+  /**
+   * Times of FB that pairs of stages have of their own, num_pairs of them in any order, each pair once. In others F
+   * and B shrink by their own stage's overlapped_ns / (F + B). Where all stages cost the same, any may be named.
+   */
+  const struct dualpipe_pair_costs *pairs;
+  /**
+   * 0 to 1048576.
+   */
+  size_t num_pairs;
 } dualpipe_costs;
 
 /** Initializes a dualpipe_costs: `dualpipe_costs x = DUALPIPE_COSTS_INIT;` */
-#define DUALPIPE_COSTS_INIT { sizeof(dualpipe_costs), 0, NULL, 0, 0, 0 }
+#define DUALPIPE_COSTS_INIT { sizeof(dualpipe_costs), 0, NULL, 0, 0, 0, NULL, 0 }
 
 #endif /* DUALPIPE_COST_H */

@@ -1,8 +1,9 @@
 /*
  * Schedules: who computes what in which order.
  *
- * A schedule is created for a kind, a number of ranks and one of micro-batches; then it never changes. It gives the
- * order of each rank, itself as text, a proof that it can run, and it is what simulations and programs are made from.
+ * A schedule is created for a kind, a number of ranks and one of micro-batches, or from orders of the caller's
+ * (schedule_orders.h); then it never changes. It gives the order of each rank, itself as text, a proof that it can
+ * run, and it is what simulations and programs are made from.
  *
  *     // Prints the kinds of the ops of a rank, in order. First the count is asked for, then the ops.
  *     #include <dualpipe.h>
@@ -102,6 +103,11 @@ enum dualpipe_schedule_kind
    * V-Min (arXiv 2405.15362): a third of the memory of 1F1B. Sizes as of ZB-V.
    */
   DUALPIPE_KIND_V_MIN = 14,
+  /**
+   * None of these: from outside, by dualpipe_schedule_create_from_orders, _from_text or _from_torch_csv.
+   * dualpipe_schedule_create does not take it.
+   */
+  DUALPIPE_KIND_CUSTOM = 1000,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -52,6 +52,20 @@ pub(crate) unsafe fn text(name: &str, pointer: *const c_char, length_max: usize)
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
+/// A text that the caller lends: UTF-8 of `num_bytes` bytes.
+///
+/// # Safety
+/// As of [`slice`].
+pub(crate) unsafe fn utf8<'a>(name: &str, text: *const c_char, num_bytes: usize) -> Outcome<&'a str> {
+    check_pointer(name, text)?;
+    // SAFETY: as promised by the caller.
+    let bytes = unsafe { slice(name, text.cast::<u8>(), "num_bytes", num_bytes) }?;
+    let malformed = |error: std::str::Utf8Error| {
+        Failure::argument(name, format!("is not UTF-8 from byte {} on", error.valid_up_to()))
+    };
+    std::str::from_utf8(bytes).map_err(malformed)
+}
+
 /// Fails if `count` values of `T` could not be in memory.
 fn check_count<T>(name: impl Display, count: usize) -> Outcome {
     in_range(name, count, 0..=isize::MAX as usize / size_of::<T>().max(1))?;

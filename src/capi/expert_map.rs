@@ -20,7 +20,6 @@ use std::ffi::c_char;
 use super::args::{self, Buffer};
 use super::cluster::{dualpipe_cluster, read_cluster, read_slots, to_c};
 use super::guard::call;
-use super::load_history::read_utf8;
 use super::status::dualpipe_status;
 use crate::balance::history::{logical_loads, FilePlacement};
 
@@ -39,7 +38,7 @@ pub unsafe extern "C" fn dualpipe_expert_map_read_slots(
 ) -> dualpipe_status {
     call("dualpipe_expert_map_read_slots", || {
         // SAFETY: the caller's.
-        let text = unsafe { read_utf8("text", text, num_bytes) }?;
+        let text = unsafe { args::utf8("text", text, num_bytes) }?;
         // SAFETY: the caller's.
         let out = unsafe { Buffer::new("experts", experts, capacity, "count", count) }?;
         let experts = FilePlacement::from_ascend(text)?.slot_to_expert;
@@ -59,7 +58,7 @@ pub unsafe extern "C" fn dualpipe_expert_map_read_gpus(
 ) -> dualpipe_status {
     call("dualpipe_expert_map_read_gpus", || {
         // SAFETY: the caller's.
-        let text = unsafe { read_utf8("text", text, num_bytes) }?;
+        let text = unsafe { args::utf8("text", text, num_bytes) }?;
         // SAFETY: the caller's.
         let out = unsafe { Buffer::new("slots_per_gpu", slots_per_gpu, capacity, "count", count) }?;
         let slots = FilePlacement::from_ascend(text)?.slots_per_gpu;

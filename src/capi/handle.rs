@@ -60,6 +60,10 @@ pub(crate) enum Kind {
     LoadMonitor = 10,
     LoadHistory = 11,
     Replay = 12,
+    Verification = 13,
+    Plan = 14,
+    Front = 15,
+    Comparison = 16,
     #[cfg(test)]
     Test = 0xFE,
     #[cfg(test)]
@@ -82,6 +86,10 @@ impl Kind {
             Kind::LoadMonitor => "a load monitor",
             Kind::LoadHistory => "a load history",
             Kind::Replay => "a replay",
+            Kind::Verification => "a verification",
+            Kind::Plan => "a plan",
+            Kind::Front => "a front",
+            Kind::Comparison => "a comparison",
             #[cfg(test)]
             Kind::Test => "a test",
             #[cfg(test)]

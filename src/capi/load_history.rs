@@ -145,7 +145,7 @@ pub unsafe extern "C" fn dualpipe_load_history_read(
 ) -> dualpipe_status {
     call("dualpipe_load_history_read", || {
         // SAFETY: the caller's.
-        let text = unsafe { read_utf8("text", text, num_bytes) }?;
+        let text = unsafe { args::utf8("text", text, num_bytes) }?;
         let format = read_format(format)?;
         // SAFETY: the caller's.
         let out = unsafe { Out::new("history", history) }?;
@@ -369,20 +369,6 @@ fn step(history: &LoadHistory, index: u64) -> Outcome<&HistoryStep> {
 fn read_format(format: u32) -> Outcome<dualpipe_load_format> {
     let all = [DUALPIPE_LOAD_FORMAT_VLLM, DUALPIPE_LOAD_FORMAT_JSON, DUALPIPE_LOAD_FORMAT_CSV];
     args::one_of("format", format, all.map(|format| (format as u32, format)))
-}
-
-/// A text whose length the caller says.
-///
-/// # Safety
-/// As of [`args::slice`].
-pub(super) unsafe fn read_utf8<'a>(name: &str, text: *const c_char, num_bytes: usize) -> Outcome<&'a str> {
-    args::check_pointer(name, text)?;
-    // SAFETY: as promised by the caller.
-    let bytes = unsafe { args::slice(name, text.cast::<u8>(), "num_bytes", num_bytes) }?;
-    let malformed = |error: std::str::Utf8Error| {
-        Failure::argument(name, format!("is not UTF-8 from byte {} on", error.valid_up_to()))
-    };
-    std::str::from_utf8(bytes).map_err(malformed)
 }
 
 struct HistoryObject {

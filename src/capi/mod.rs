@@ -17,6 +17,7 @@
 //!
 //! ```text
 //! schedule + costs -------- simulate ------> timeline
+//! costs + memory ---------> plan: the best schedule found, and a lower bound
 //! schedule + rank --------> program                                the same type: to be compared
 //! program + transport ----> executor ------> timeline of a step
 //!                              calls your tasks
@@ -24,6 +25,7 @@
 //! plan + counts of a step -> routing: tokens of each replica, and which they are
 //! two placements ---------> transfers: copies of experts, in rounds
 //! a placement ------------> findings: what is wrong with it
+//! a schedule, actions ----> verification: what is wrong, and a smallest counterexample
 //! recorded loads ---------> replay: how policies would have done
 //!
 //! transport: an inproc (ranks of one process), NCCL, or functions of yours (MPI, sockets)
@@ -46,8 +48,11 @@
 //! verify.h     a placement one can trust        heat_map.h   loads of GPUs, drawn
 //! replay.h     policies on recorded loads       policy.h     policies to replay
 //! load_monitor.h       loads counted, on many ranks; monitor_loads.h: loads to balance from them
-//! load_history.h       recorded loads in the files of other programs
-//! expert_map.h         placements in the files of other programs
+//! load_history.h, expert_map.h: recorded loads, placements in the files of other programs
+//! schedule_orders.h    schedules from outside      torch_csv.h  as PyTorch's CSV
+//! schedule_verify.h, verification.h: a schedule one can trust; action.h: ops and messages in one order
+//! plan.h       the best schedule for your costs robust_plan.h where times spread
+//! front.h      plans within memory caps         comparison.h which placement, with what each costs
 //! rebalance.h          whether it pays to move
 //! ```
 //!
@@ -112,12 +117,16 @@
 //!
 //! ```text
 //!              made from                       used by                 after a fork  free
-//! schedule     options                         any number of threads   usable        dualpipe_schedule_free
+//! schedule     options; orders; a text; a plan any number of threads   usable        dualpipe_schedule_free
 //! program      schedule, rank                  any number of threads   usable        dualpipe_program_free
 //! timeline     schedule and costs; a last step any number of threads   usable        dualpipe_timeline_free
+//! plan         options, costs, a spread        any number of threads   usable        dualpipe_plan_free
 //! expert plan  options, loads                  any number of threads   usable        dualpipe_expert_plan_free
 //! transfers    two placements of experts       any number of threads   usable        dualpipe_expert_transfers_free
 //! replay       recorded loads, policies        any number of threads   usable        dualpipe_replay_free
+//! verification schedule; a CSV                 any number of threads   usable        dualpipe_verification_free
+//! front        options, costs, memory caps     any number of threads   usable        dualpipe_front_free
+//! comparison   options, costs                  any number of threads   usable        dualpipe_comparison_free
 //! router       expert plan; slots              one thread at a time    usable        dualpipe_router_free
 //! monitor      options; a saved state          one thread at a time    usable        dualpipe_load_monitor_free
 //! history      options; a text                 one thread at a time    usable        dualpipe_load_history_free
@@ -126,8 +135,9 @@
 //! overlap      device                          one thread at a time    useless       dualpipe_overlap_free
 //! ```
 //!
-//! The upper six never change. An executor runs steps until one fails; then it can say why, give what was recorded,
-//! and be freed, and so can those of all other ranks, which fail too. A new inproc and new executors run clean.
+//! Those above the router never change. An executor runs steps until one fails; then it can say why, give what was
+//! recorded, and be freed, and so can those of all other ranks, which fail too. A new inproc and new executors run
+//! clean.
 //!
 //! A handle that was freed, or never was one, is refused with DUALPIPE_ERROR_INVALID_HANDLE. Freeing an object while
 //! another thread uses it is safe: it goes when that call ends.
@@ -183,238 +193,22 @@
 //!
 //! Enums are passed as uint32_t; a number that is not one of them is refused.
 //!
-//! # 8. A trainer
-//!
-//! A whole trainer: DualPipe on four ranks, a thread each, joined by an inproc; a linear model of four stages; at the
-//! end every step's loss and gradients against a computation without a pipeline. It is what a trainer on devices looks
-//! like, with another model, streams (cuda.h), and NCCL or MPI between processes.
-//!
-//! ```text
-//! once:       schedule, inproc; for each rank, on its thread: program, executor
-//! each step:  dualpipe_executor_step (F, B, I, W, FB, REDUCE_GRADS of the rank's two stages), barrier, update
-//! ```
-//!
-//! What to look at: input_of and output_grad_of, where the ends of the model differ from its middle; run_task, which is
-//! all that the executor asks for; reduce_grads, where the two copies of a stage meet. A step has returned when its
-//! rank is done, so the ranks meet once more before they update.
-//!
-//! ```c
-//! #define _POSIX_C_SOURCE 200112L // for pthread_barrier_t
-//! #include <dualpipe.h>
-//! #include <pthread.h>
-//! #include <stdio.h>
-//! #include <stdlib.h>
-//! #include <string.h>
-//!
-//! enum { RANKS = 4, STAGES = RANKS, MICROBATCHES = 10, ROWS = 2, WIDTH = 3, STEPS = 4 };
-//! typedef double rows[ROWS * WIDTH];     // what crosses a boundary between stages
-//! typedef double weights[WIDTH * WIDTH]; // what a stage multiplies its rows by
-//! static const double RATE = 0.1;
-//!
-//! // What a rank has: a copy of stage `rank` for direction 0 and one of stage STAGES - 1 - rank for direction 1.
-//! typedef struct rank {
-//!   uint32_t number, step;
-//!   dualpipe_schedule_t schedule;
-//!   dualpipe_inproc_t inproc;
-//!   weights parameters[2], grads[2];
-//!   double losses[STEPS];
-//! } rank;
-//!
-//! // What the ranks share, beside their inproc: the gradient of each stage in each step, over both copies.
-//! static weights sums[STEPS][STAGES];
-//! static pthread_mutex_t sums_lock = PTHREAD_MUTEX_INITIALIZER;
-//! static pthread_barrier_t all_ranks;
-//!
-//! // Ends the program if a call failed: the words name rank, instruction and peer.
-//! static void check(dualpipe_status status) {
-//!   if (status == DUALPIPE_OK) return;
-//!   fprintf(stderr, "%s: %s\n", dualpipe_status_name(status), dualpipe_last_error());
-//!   exit(1);
-//! }
-//!
-//! // Step 1: the model, as it is without a pipeline. Inputs and targets come from a formula instead of a file.
-//!
-//! static void load(double *x, uint32_t microbatch, uint32_t which) {
-//!   for (uint32_t i = 0; i < ROWS * WIDTH; i++) x[i] = (which * 5 + microbatch * 7 + i * 3) % 11 / 11.0 - 0.5;
-//! }
-//! static void initialize(double *w, uint32_t stage) {
-//!   for (uint32_t i = 0; i < WIDTH * WIDTH; i++) w[i] = (stage * 3 + i * 5) % 7 / 5.0 - 0.5;
-//! }
-//! static void update(double *w, const double *grad) {
-//!   for (int i = 0; i < WIDTH * WIDTH; i++) w[i] -= RATE * grad[i];
-//! }
-//! static void forward(const double *x, const double *w, double *y) { // y = x w
-//!   for (int i = 0; i < ROWS; i++)
-//!     for (int j = 0; j < WIDTH; j++) {
-//!       double sum = 0;
-//!       for (int k = 0; k < WIDTH; k++) sum += x[i * WIDTH + k] * w[k * WIDTH + j];
-//!       y[i * WIDTH + j] = sum;
-//!     }
-//! }
-//! static void backward_input(const double *dy, const double *w, double *dx) { // dx = dy w^T
-//!   for (int i = 0; i < ROWS; i++)
-//!     for (int k = 0; k < WIDTH; k++) {
-//!       double sum = 0;
-//!       for (int j = 0; j < WIDTH; j++) sum += dy[i * WIDTH + j] * w[k * WIDTH + j];
-//!       dx[i * WIDTH + k] = sum;
-//!     }
-//! }
-//! static void backward_weights(const double *x, const double *dy, double *dw) { // dw += x^T dy
-//!   for (int k = 0; k < WIDTH; k++)
-//!     for (int j = 0; j < WIDTH; j++)
-//!       for (int i = 0; i < ROWS; i++) dw[k * WIDTH + j] += x[i * WIDTH + k] * dy[i * WIDTH + j];
-//! }
-//! // Half the squared distance from the target, and its gradient.
-//! static double loss_of(const double *y, uint32_t microbatch, double *dy) {
-//!   double loss = 0;
-//!   load(dy, microbatch, 1);
-//!   for (int i = 0; i < ROWS * WIDTH; i++) dy[i] = y[i] - dy[i], loss += dy[i] * dy[i] / 2;
-//!   return loss;
-//! }
-//!
-//! // Step 2: the tasks. The middle of the model has its tensors from the executor, the ends have data and loss.
-//!
-//! static uint32_t number_of(dualpipe_pass pass) { // each direction counts its micro-batches from 0
-//!   return pass.direction * (MICROBATCHES / 2) + pass.microbatch;
-//! }
-//! static const double *input_of(const dualpipe_task_pass *p, double *room) {
-//!   if (p->num_inputs > 0) return p->inputs[0].dl.data;
-//!   load(room, number_of(p->pass), 0);
-//!   return room;
-//! }
-//! static const double *output_grad_of(const rank *self, const dualpipe_task_pass *p, double *room) {
-//!   if (p->num_output_grads > 0) return p->output_grads[0].dl.data;
-//!   rows x_room, y;
-//!   forward(input_of(p, x_room), self->parameters[p->pass.copy], y);
-//!   loss_of(y, number_of(p->pass), room);
-//!   return room;
-//! }
-//! static void run_forward(rank *self, const dualpipe_task_pass *p) {
-//!   rows room, y, dy;
-//!   const double *x = input_of(p, room);
-//!   forward(x, self->parameters[p->pass.copy], p->num_outputs > 0 ? p->outputs[0].dl.data : y);
-//!   if (p->num_outputs == 0) self->losses[self->step] += loss_of(y, number_of(p->pass), dy);
-//! }
-//! static void run_backward(rank *self, const dualpipe_task_pass *p, int for_input, int for_weights) {
-//!   rows room, grad_room;
-//!   const double *x = input_of(p, room), *dy = output_grad_of(self, p, grad_room);
-//!   if (for_input && p->num_input_grads > 0)
-//!     backward_input(dy, self->parameters[p->pass.copy], p->input_grads[0].dl.data);
-//!   if (for_weights) backward_weights(x, dy, self->grads[p->pass.copy]);
-//! }
-//! // The gradients of a copy are final. Its twin is on task->reduce_peer: another process would be sent them.
-//! static void reduce_grads(rank *self, dualpipe_pass copy) {
-//!   pthread_mutex_lock(&sums_lock);
-//!   for (int i = 0; i < WIDTH * WIDTH; i++) sums[self->step][copy.stage][i] += self->grads[copy.copy][i];
-//!   pthread_mutex_unlock(&sums_lock);
-//! }
-//! static int32_t run_task(void *user_data, const dualpipe_task *task) {
-//!   rank *self = user_data;
-//!   switch (task->op.kind) {
-//!   case DUALPIPE_OP_F: run_forward(self, task->forward); return 0;
-//!   case DUALPIPE_OP_B: run_backward(self, task->backward, 1, 1); return 0;
-//!   case DUALPIPE_OP_I: run_backward(self, task->backward, 1, 0); return 0;
-//!   case DUALPIPE_OP_W: run_backward(self, task->backward, 0, 1); return 0;
-//!   case DUALPIPE_OP_FB: run_forward(self, task->forward); run_backward(self, task->backward, 1, 1); return 0;
-//!   case DUALPIPE_OP_REDUCE_GRADS: reduce_grads(self, task->op.backward); return 0;
-//!   default: dualpipe_task_set_error("an op that this trainer does not know"); return 1;
-//!   }
-//! }
-//!
-//! // Step 3: a rank, on a thread of its own. Its executor is used by this thread only.
-//!
-//! static void *run_rank(void *argument) {
-//!   rank *self = argument;
-//!   dualpipe_program_t program = NULL;
-//!   dualpipe_executor_t executor = NULL;
-//!   const dualpipe_tensor_spec spec = {{2, 64, 1}, 2, {ROWS, WIDTH}}; // DLPack's float, 64 bits, in two dimensions
-//!   dualpipe_executor_options options = DUALPIPE_EXECUTOR_OPTIONS_INIT;
-//!   options.tensors = &spec;
-//!   options.num_tensors = 1;
-//!   options.inproc = self->inproc;
-//!   options.timeout_ns = 30000000000u; // 30 s: longer than any task
-//!   check(dualpipe_program_create(self->schedule, self->number, &program));
-//!   check(dualpipe_executor_create(program, &options, &executor));
-//!   check(dualpipe_program_free(program)); // the executor keeps what it needs
-//!   const uint32_t stages[2] = {self->number, STAGES - 1 - self->number};
-//!   for (int copy = 0; copy < 2; copy++) initialize(self->parameters[copy], stages[copy]);
-//!   for (self->step = 0; self->step < STEPS; self->step++) {
-//!     memset(self->grads, 0, sizeof self->grads);
-//!     check(dualpipe_executor_step(executor, run_task, self));
-//!     pthread_barrier_wait(&all_ranks); // now every rank has added its gradients
-//!     for (int copy = 0; copy < 2; copy++) update(self->parameters[copy], sums[self->step][stages[copy]]);
-//!   }
-//!   check(dualpipe_executor_free(executor));
-//!   return NULL;
-//! }
-//!
-//! // The same step on one thread, without the library: what the sums must be.
-//! static double train_sequentially(weights parameters[STAGES], weights grads[STAGES]) {
-//!   double loss = 0;
-//!   for (uint32_t m = 0; m < MICROBATCHES; m++) {
-//!     rows x[STAGES + 1], dy, dx;
-//!     load(x[0], m, 0);
-//!     for (int s = 0; s < STAGES; s++) forward(x[s], parameters[s], x[s + 1]);
-//!     loss += loss_of(x[STAGES], m, dy);
-//!     for (int s = STAGES - 1; s >= 0; s--) {
-//!       backward_weights(x[s], dy, grads[s]);
-//!       backward_input(dy, parameters[s], dx);
-//!       memcpy(dy, dx, sizeof dy);
-//!     }
-//!   }
-//!   return loss;
-//! }
-//!
-//! static double distance(double a, double b) { return a < b ? b - a : a - b; }
-//!
-//! int main(void) {
-//!   static rank ranks[RANKS];
-//!   pthread_t threads[RANKS];
-//!   dualpipe_schedule_options options = DUALPIPE_SCHEDULE_OPTIONS_INIT;
-//!   dualpipe_schedule_t schedule = NULL;
-//!   dualpipe_inproc_t inproc = NULL;
-//!   options.kind = DUALPIPE_KIND_DUALPIPE;
-//!   options.num_ranks = RANKS;
-//!   options.num_microbatches = MICROBATCHES;
-//!   check(dualpipe_schedule_create(&options, &schedule));
-//!   check(dualpipe_inproc_create(RANKS, &inproc));
-//!   pthread_barrier_init(&all_ranks, NULL, RANKS);
-//!   for (uint32_t r = 0; r < RANKS; r++) {
-//!     ranks[r].number = r, ranks[r].schedule = schedule, ranks[r].inproc = inproc;
-//!     if (pthread_create(&threads[r], NULL, run_rank, &ranks[r]) != 0) return 1;
-//!   }
-//!   for (int r = 0; r < RANKS; r++) pthread_join(threads[r], NULL);
-//!   pthread_barrier_destroy(&all_ranks);
-//!   check(dualpipe_inproc_free(inproc));
-//!   check(dualpipe_schedule_free(schedule));
-//!
-//!   weights parameters[STAGES];
-//!   for (uint32_t s = 0; s < STAGES; s++) initialize(parameters[s], s);
-//!   for (int step = 0; step < STEPS; step++) {
-//!     weights grads[STAGES] = {{0}};
-//!     const double want = train_sequentially(parameters, grads);
-//!     double loss = 0, apart = 0;
-//!     for (int r = 0; r < RANKS; r++) loss += ranks[r].losses[step];
-//!     for (int s = 0; s < STAGES; s++) {
-//!       for (int i = 0; i < WIDTH * WIDTH; i++) apart += distance(sums[step][s][i], grads[s][i]);
-//!       update(parameters[s], grads[s]);
-//!     }
-//!     printf("step %d: loss %.6f, sequentially %.6f, gradients %.0e apart\n", step, loss, want, apart);
-//!     if (!(distance(loss, want) + apart < 1e-9)) return 1;
-//!   }
-//!   return 0;
-//! }
-//! ```
+#![doc = include_str!("trainer.md")]
 //!
 //! # 9. Limits
 //!
 //! ```text
 //! ranks                      1 to 4096; DualPipe an even number from 2 on
-//! stages                     as many as ranks; DualPipeV two for each rank
+//! stages                     1 to 8192: as many as ranks, or stages_per_rank times as many; own orders: any
 //! micro-batches of a step    1 to 1048576, and at most 4194304 / stages of a direction; DualPipe an even number, at
 //!                            least 2 * ranks - 2; DualPipeV at least 2 * ranks - 1; forward only 2 and 1
-//! times of costs             0 to 10^12 ns, for one pass and for one message
+//! own orders                 at most 12582912 ops in all; names of 255 bytes
+//! actions to verify          at most 67108864 in all; 8 findings of each kind in detail, all of them counted
+//! times of costs             0 to 10^12 ns, for one pass and for one message; at most 1048576 pairs have their own
 //! bytes of costs             0 to 2^50
+//! caps of a plan             1 or as many as ranks; activations from 1 on, bytes to 2^50
+//! time limit of a plan       1 ns to a day; 0 stands for none, and for 2 s where there are no iterations
+//! samples of a spread        1 to 1024, times passes at most 4194304; standard deviations 0 to 1
 //! timelines merged, drawn    1 to 4096; 1 to 64 in one picture, which beyond 50000 tasks merges them
 //! tensors at a boundary      0 to 32, of 0 to 8 dimensions, all together at most 2^40 bytes
 //! bits of an element         4, 6, 8, 16, 32, 64 or 128
@@ -423,8 +217,7 @@
 //! words of a failing task    4095 bytes; of a transport 1023
 //! multiprocessors of NCCL    1 to 64 for each communicator; 0 stands for 2
 //! blocks of an overlap       0 to 4096 in each half
-//! layers of an expert plan   1 to 4096
-//! experts of a layer         1 to 65536
+//! layers of an expert plan   1 to 4096, of 1 to 65536 experts each
 //! GPUs of a cluster          1 to 2^20, nodes no more than these
 //! slots                      experts to 2^20 in a layer, 2^26 in all; expert_to_slots gives at most 2^28 numbers
 //! effort of a search         1 to 1000
@@ -442,6 +235,8 @@
 //! steps of a replay          2 to 65536; of 1 to 64 policies, whose names have at most 255 bytes
 //! bytes of an expert         0 to 2^37 in one layer
 //! panels of a heat map       1 to 16, whose titles have at most 1023 bytes
+//! caps of a front            1 to 256; all that matter: at most 24
+//! placements compared        for ranks times micro-batches up to 262144
 //! live objects               1048576 in a process
 //! size of a struct           as in this header, an older one, or a newer one (up to 4096) with 0 in what it adds
 //! machine                    Linux, 64 bits
@@ -456,13 +251,16 @@
 #![allow(clippy::upper_case_acronyms)]
 
 // What C sees: a header each, in this order.
+pub mod action;
 pub mod balance;
 pub mod cluster;
+pub mod comparison;
 pub mod cost;
 pub mod cuda;
 pub mod executor;
 pub mod expert_map;
 pub mod expert_transfer;
+pub mod front;
 pub mod heat_map;
 pub mod load_history;
 pub mod load_monitor;
@@ -472,18 +270,24 @@ pub mod monitor_loads;
 pub mod moves;
 pub mod op;
 pub mod overlap;
+pub mod plan;
 pub mod policy;
 pub mod program;
 pub mod rebalance;
 pub mod replay;
+pub mod robust_plan;
 pub mod route;
 pub mod schedule;
+pub mod schedule_orders;
+pub mod schedule_verify;
 pub mod status;
 pub mod task;
 pub mod tensor;
 pub mod timeline;
 pub mod token_map;
+pub mod torch_csv;
 pub mod transport;
+pub mod verification;
 pub mod verify;
 pub mod version;
 
@@ -494,5 +298,7 @@ mod connect;
 mod guard;
 mod handle;
 mod options;
+mod plan_object;
+mod planner;
 mod process;
 mod router_object;

@@ -5,8 +5,12 @@
 //!
 //! These are plain values: copy them, compare their fields, keep them. What is not there is DUALPIPE_NONE.
 
+use super::args;
+use super::status::Outcome;
+use crate::ids::{Direction, Microbatch, Stage};
 use crate::op::{Message, Op, Pass, StageCopy, Task};
-use crate::placement::Placement;
+use crate::placement::{Placement, STAGES_MAX};
+use crate::schedule::MICROBATCHES_MAX;
 
 use dualpipe_op_kind::*;
 
@@ -43,7 +47,7 @@ pub struct dualpipe_pass {
     /// The micro-batch, counted within its direction; DUALPIPE_NONE in a reduction, which is of all.
     pub microbatch: u32,
     /// Which of its rank's parameter copies it uses: in DualPipe the direction; in DualPipeV 0 on the way down and 1
-    /// on the way back.
+    /// on the way back. Written, never read.
     pub copy: u32,
 }
 
@@ -94,6 +98,21 @@ impl dualpipe_pass {
         dualpipe_pass { microbatch, ..dualpipe_pass::of_copy(placement, pass.copy()) }
     }
 
+    /// The pass, if its numbers are within what any schedule may have; the error calls it `name()`.
+    pub(super) fn read(&self, name: impl Fn() -> String) -> Outcome<Pass> {
+        for (field, value, most) in [
+            ("direction", self.direction, 1),
+            ("stage", self.stage, STAGES_MAX - 1),
+            ("microbatch", self.microbatch, MICROBATCHES_MAX as u32 - 1),
+        ] {
+            if value > most {
+                args::in_range(format!("{}.{field}", name()), value, 0..=most)?;
+            }
+        }
+        let direction = if self.direction == 0 { Direction::Down } else { Direction::Up };
+        Ok(Pass { direction, stage: Stage(self.stage as u16), microbatch: Microbatch(self.microbatch) })
+    }
+
     fn of_copy(placement: &Placement, copy: StageCopy) -> dualpipe_pass {
         dualpipe_pass {
             direction: copy.direction as u32,
@@ -129,6 +148,25 @@ impl dualpipe_op {
         };
         dualpipe_op { kind: kind as u32, forward: pass(forward), backward }
     }
+}
+
+/// The op that C has as `op`, which the error calls `name()`. Only the passes that its kind has are read, and of them
+/// all but `copy`.
+pub(crate) fn read_op(op: &dualpipe_op, name: impl Fn() -> String) -> Outcome<Op> {
+    let in_order = [DUALPIPE_OP_F, DUALPIPE_OP_B, DUALPIPE_OP_I, DUALPIPE_OP_W, DUALPIPE_OP_FB];
+    let kind = match in_order.into_iter().find(|&kind| kind as u32 == op.kind) {
+        Some(kind) => kind,
+        None => args::one_of(&format!("{}.kind", name()), op.kind, in_order.map(|kind| (kind as u32, kind)))?,
+    };
+    let forward = || op.forward.read(|| format!("{}.forward", name()));
+    let backward = || op.backward.read(|| format!("{}.backward", name()));
+    Ok(match kind {
+        DUALPIPE_OP_F => Op::F(forward()?),
+        DUALPIPE_OP_B => Op::B(backward()?),
+        DUALPIPE_OP_I => Op::I(backward()?),
+        DUALPIPE_OP_FB => Op::FB(forward()?, backward()?),
+        _ => Op::W(backward()?),
+    })
 }
 
 impl dualpipe_message {

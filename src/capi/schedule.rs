@@ -1,7 +1,8 @@
 //! Schedules: who computes what in which order.
 //!
-//! A schedule is created for a kind, a number of ranks and one of micro-batches; then it never changes. It gives the
-//! order of each rank, itself as text, a proof that it can run, and it is what simulations and programs are made from.
+//! A schedule is created for a kind, a number of ranks and one of micro-batches, or from orders of the caller's
+//! (schedule_orders.h); then it never changes. It gives the order of each rank, itself as text, a proof that it can
+//! run, and it is what simulations and programs are made from.
 //!
 //! ```c
 //! // Prints the kinds of the ops of a rank, in order. First the count is asked for, then the ops.
@@ -89,6 +90,9 @@ pub enum dualpipe_schedule_kind {
     DUALPIPE_KIND_V_HALF = 13,
     /// V-Min (arXiv 2405.15362): a third of the memory of 1F1B. Sizes as of ZB-V.
     DUALPIPE_KIND_V_MIN = 14,
+    /// None of these: from outside, by dualpipe_schedule_create_from_orders, _from_text or _from_torch_csv.
+    /// dualpipe_schedule_create does not take it.
+    DUALPIPE_KIND_CUSTOM = 1000,
 }
 
 /// What schedule to create. Start from DUALPIPE_SCHEDULE_OPTIONS_INIT.
@@ -152,13 +156,10 @@ pub unsafe extern "C" fn dualpipe_schedule_create(
     call("dualpipe_schedule_create", || {
         // SAFETY: both are the caller's.
         let (options, out) = unsafe { (options::read("options", options)?, Out::new("schedule", schedule)?) };
-        let work = match args::flag("options->forward_only", options.forward_only)? {
-            true => Work::ForwardOnly,
-            false => Work::Training,
-        };
+        let work = work_of("options->forward_only", options.forward_only)?;
         let kind = dualpipe_schedule_kind::from_c(options.kind)?;
         let schedule = kind.create(&options, work)?;
-        out.write(handle::insert(ScheduleObject { kind, schedule, programs: OnceLock::new() })?);
+        out.write(handle::insert(ScheduleObject::new(kind, schedule))?);
         Ok(())
     })
 }
@@ -274,7 +275,13 @@ pub unsafe extern "C" fn dualpipe_schedule_to_text(
     })
 }
 
+/// What a step consists of, as C says it.
+pub(crate) fn work_of(name: &str, forward_only: u32) -> Outcome<Work> {
+    Ok(if args::flag(name, forward_only)? { Work::ForwardOnly } else { Work::Training })
+}
+
 impl dualpipe_schedule_kind {
+    /// The published ones.
     const ALL: [dualpipe_schedule_kind; 14] = [
         DUALPIPE_KIND_DUALPIPE,
         DUALPIPE_KIND_DUALPIPE_V,
@@ -296,6 +303,15 @@ impl dualpipe_schedule_kind {
         args::one_of("options->kind", kind, Self::ALL.map(|kind| (kind as u32, kind)))
     }
 
+    /// The kind that is called so, such as "dualpipe_v"; CUSTOM if there is none.
+    pub(crate) fn of_name(name: &str) -> dualpipe_schedule_kind {
+        let is_called = |kind: &dualpipe_schedule_kind| {
+            let in_c = format!("{kind:?}");
+            in_c.strip_prefix("DUALPIPE_KIND_").is_some_and(|rest| rest.eq_ignore_ascii_case(name))
+        };
+        Self::ALL.into_iter().find(is_called).unwrap_or(DUALPIPE_KIND_CUSTOM)
+    }
+
     fn create(self, options: &dualpipe_schedule_options, work: Work) -> Outcome<Schedule> {
         let (num_ranks, num_microbatches) = (options.num_ranks as usize, options.num_microbatches as usize);
         let stages_per_rank = options.stages_per_rank as usize;
@@ -314,6 +330,7 @@ impl dualpipe_schedule_kind {
             DUALPIPE_KIND_ZB_V => Create::Plain(zb_v),
             DUALPIPE_KIND_V_HALF => Create::Plain(v_half),
             DUALPIPE_KIND_V_MIN => Create::Plain(v_min),
+            DUALPIPE_KIND_CUSTOM => return Err(Failure::argument("options->kind", "is not a published one")),
         };
         match create {
             Create::Looped(create) => Ok(create(num_ranks, stages_per_rank, num_microbatches, work)?),
@@ -346,6 +363,10 @@ impl Object for ScheduleObject {
 }
 
 impl ScheduleObject {
+    pub(crate) fn new(kind: dualpipe_schedule_kind, schedule: Schedule) -> ScheduleObject {
+        ScheduleObject { kind, schedule, programs: OnceLock::new() }
+    }
+
     /// The rank that C calls `rank`.
     pub(crate) fn rank(&self, rank: u32) -> Outcome<Rank> {
         Ok(Rank(args::index("rank", rank, self.schedule.num_ranks())? as u32))

@@ -33,7 +33,7 @@ use super::status::dualpipe_status;
 use super::status::Outcome;
 use crate::ids::Rank;
 use crate::placement::RANKS_MAX;
-use crate::sim::simulate;
+use crate::sim::{simulate, Simulation};
 use crate::timeline::{svg, Source, Timeline};
 
 use dualpipe_draw_format::*;
@@ -156,12 +156,7 @@ pub unsafe extern "C" fn dualpipe_simulate(
         let object = handle::get::<ScheduleObject>("schedule", schedule)?;
         // SAFETY: both are the caller's.
         let (costs, out) = unsafe { (cost::read("costs", costs)?, Out::new("timeline", timeline)?) };
-        let simulation = simulate(&object.schedule, &costs)?;
-        out.write(handle::insert(TimelineObject {
-            timeline: simulation.timeline,
-            lower_bound_ns: simulation.lower_bound_ns,
-            peak_memory_bytes: simulation.peak_memory_bytes,
-        })?);
+        out.write(handle::insert(TimelineObject::simulated(simulate(&object.schedule, &costs)?))?);
         Ok(())
     })
 }
@@ -365,6 +360,14 @@ impl Object for TimelineObject {
 }
 
 impl TimelineObject {
+    pub(crate) fn simulated(simulation: Simulation) -> TimelineObject {
+        TimelineObject {
+            timeline: simulation.timeline,
+            lower_bound_ns: simulation.lower_bound_ns,
+            peak_memory_bytes: simulation.peak_memory_bytes,
+        }
+    }
+
     /// One of which no bound and no memory is known.
     pub(crate) fn recorded(timeline: Timeline) -> TimelineObject {
         TimelineObject { timeline, lower_bound_ns: 0, peak_memory_bytes: Vec::new() }

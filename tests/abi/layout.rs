@@ -3,28 +3,36 @@
 use std::fmt::Write as _;
 use std::mem::{align_of, offset_of, size_of};
 
+use dualpipe::capi::action::*;
 use dualpipe::capi::balance::*;
 use dualpipe::capi::cluster::*;
+use dualpipe::capi::comparison::*;
 use dualpipe::capi::cost::*;
 use dualpipe::capi::cuda::*;
 use dualpipe::capi::executor::*;
 use dualpipe::capi::expert_transfer::*;
+use dualpipe::capi::front::*;
 use dualpipe::capi::heat_map::*;
 use dualpipe::capi::load_history::*;
 use dualpipe::capi::load_monitor::*;
 use dualpipe::capi::memory::*;
 use dualpipe::capi::moves::*;
 use dualpipe::capi::op::*;
+use dualpipe::capi::plan::*;
 use dualpipe::capi::policy::*;
 use dualpipe::capi::program::*;
 use dualpipe::capi::rebalance::*;
 use dualpipe::capi::replay::*;
+use dualpipe::capi::robust_plan::*;
 use dualpipe::capi::route::*;
 use dualpipe::capi::schedule::*;
+use dualpipe::capi::schedule_orders::*;
+use dualpipe::capi::schedule_verify::*;
 use dualpipe::capi::task::*;
 use dualpipe::capi::tensor::*;
 use dualpipe::capi::timeline::*;
 use dualpipe::capi::transport::*;
+use dualpipe::capi::verification::*;
 use dualpipe::capi::verify::*;
 
 use crate::text::{Abi, Item, Layout, Signature};
@@ -215,7 +223,51 @@ fn in_rust() -> Vec<RustLayout> {
         dualpipe_stage_costs {
             forward_ns input_ns weight_ns overlapped_ns output_bytes activation_bytes parameter_bytes
         }
-        dualpipe_costs { size reserved stages num_stages p2p_latency_ns p2p_bytes_per_second }
+        dualpipe_pair_costs { forward_stage backward_stage overlapped_ns }
+        dualpipe_costs {
+            size reserved stages num_stages p2p_latency_ns p2p_bytes_per_second pairs num_pairs
+        }
+        dualpipe_action { kind peer message op }
+        dualpipe_action_order { actions num_actions }
+        dualpipe_schedule_verify_options {
+            size transports orders num_orders costs cap_activations num_cap_activations cap_bytes num_cap_bytes
+            no_counterexamples reserved
+        }
+        dualpipe_verification_info {
+            size is_valid num_ranks num_findings transports holds_for has_bytes reserved num_omitted
+        }
+        dualpipe_verification_rank { peak_live peak_bytes }
+        dualpipe_schedule_finding { kind transports receives has_counterexample is_smallest }
+        dualpipe_verification_trial { receives transport kind }
+        dualpipe_front_info { size unit num_points num_published is_stopped reserved }
+        dualpipe_front_point { size reserved cap peak makespan_ns lower_bound_ns }
+        dualpipe_front_published { peak makespan_ns }
+        dualpipe_comparison_options {
+            size num_ranks num_microbatches num_threads cap_activations num_cap_activations cap_bytes num_cap_bytes
+            iterations time_limit_ns seed
+        }
+        dualpipe_candidate {
+            size placement stages_per_rank is_planned is_possible fits parameter_copies reserved makespan_ns
+            lower_bound_ns bubble_share parameter_bytes peak_activations peak_activation_bytes sent_messages sent_bytes
+            excess_activations excess_bytes
+        }
+        dualpipe_order { ops num_ops }
+        dualpipe_schedule_orders {
+            size num_ranks num_stages num_directions num_microbatches forward_only rank_of orders name
+        }
+        dualpipe_plan_options {
+            size placement num_ranks num_microbatches stages_per_rank num_stages num_directions num_threads rank_of
+            cap_activations num_cap_activations cap_bytes num_cap_bytes iterations time_limit_ns seed
+        }
+        dualpipe_plan_info {
+            size num_ranks stop objective makespan_ns lower_bound_ns start_makespan_ns iterations gap
+        }
+        dualpipe_plan_peak { live memory_bytes }
+        dualpipe_spread { size samples op_jitter expert_imbalance seed }
+        dualpipe_sampled {
+            size reserved nominal_ns mean_ns p95_ns min_ns max_ns held_out_mean_ns held_out_p95_ns held_out_min_ns
+            held_out_max_ns
+        }
         dualpipe_pass { direction stage microbatch copy }
         dualpipe_op { kind forward backward }
         dualpipe_message { kind to_stage pass }

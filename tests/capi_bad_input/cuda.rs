@@ -9,7 +9,8 @@ use dualpipe::capi::executor::*;
 use dualpipe::capi::memory::dualpipe_memory;
 use dualpipe::capi::status::dualpipe_status::*;
 
-use super::inputs::{self, last_error, set_u32, World};
+use super::inputs::{self, last_error, set_u32};
+use super::world::{self, World};
 use super::{refuse, NO_TRANSPORT};
 
 const CUDA: dualpipe_cuda_options = dualpipe_cuda_options {
@@ -46,7 +47,7 @@ fn changed<T: Copy>(options: &T, changes: &[(usize, u32)]) -> Vec<u64> {
 }
 
 pub(super) fn bad_cuda_and_nccl_options(world: &World) {
-    let good = dualpipe_executor_options { cuda: &CUDA, ..inputs::executor_options(2) };
+    let good = dualpipe_executor_options { cuda: &CUDA, ..world::executor_options(2) };
     let changes: [(&[(usize, u32)], &str); 15] = [
         (&[(0, 0)], "options->cuda->size is 0, must be the size of the struct: 48 to 4096, a multiple of 8"),
         (&[(0, 40)], "options->cuda->size is 40, must be"),
@@ -148,7 +149,7 @@ unsafe extern "C-unwind" fn release(_: *mut c_void, _: *mut c_void, _: *mut c_vo
 
 /// Without a driver, or without NCCL, good options are refused with UNAVAILABLE, and what needs neither works.
 pub(super) fn what_is_missing_is_said(world: &World) {
-    let good = dualpipe_executor_options { cuda: &CUDA, ..inputs::executor_options(2) };
+    let good = dualpipe_executor_options { cuda: &CUDA, ..world::executor_options(2) };
     let mut info = dualpipe_cuda_info {
         size: size_of::<dualpipe_cuda_info>() as u32,
         num_devices: 0,

@@ -143,7 +143,7 @@ fn proposal() -> dualpipe_rebalance_proposal {
 }
 
 /// Bytes as words.
-fn bytes(bytes: &[u8]) -> Vec<u64> {
+pub(crate) fn bytes(bytes: &[u8]) -> Vec<u64> {
     let mut words = vec![0u64; bytes.len().div_ceil(8)];
     for (i, &byte) in bytes.iter().enumerate() {
         words[i / 8] |= u64::from(byte) << (8 * (i % 8));

@@ -19,7 +19,8 @@ use dualpipe::capi::transport::*;
 use dualpipe::capi::version::*;
 
 use super::inputs::Arg::*;
-use super::inputs::{self, costs, Arg, Entry, Words};
+use super::inputs::{self, Arg, Entry, Words};
+use super::world::{self, costs};
 
 const SCHEDULE: Arg = Handle("schedule", |world| world.schedule);
 const TIMELINE: Arg = Handle("timeline", |world| world.timeline);
@@ -73,10 +74,11 @@ pub(crate) fn table() -> Vec<Entry> {
         entry("dualpipe_schedule_create", |w| unsafe { dualpipe_schedule_create(w.at(0), w.at(1)) }, &[
             InStruct {
                 name: "options", size: 24, size_v1: 20, align: 4,
-                good: |_| inputs::words(&inputs::schedule_options()),
+                good: |_| inputs::words(&world::schedule_options()),
                 bad: &[
                     (1, 0, "options->kind is 0, must be one of DUALPIPE_KIND_DUALPIPE (1), "),
                     (1, 99, "options->kind is 99, must be one of "),
+                    (1, 1000, "options->kind is 1000, must be one of DUALPIPE_KIND_DUALPIPE (1), "),
                     (1, DUALPIPE_NONE, "options->kind is 4294967295, must be one of "),
                     (2, 0, "num_ranks is 0, must be 2 to 4096"),
                     (2, 3, "num_ranks is 3, must be even and at least 2"),
@@ -90,7 +92,7 @@ pub(crate) fn table() -> Vec<Entry> {
             Out("schedule", 8),
         ]),
         entry("dualpipe_schedule_free", |w| unsafe { dualpipe_schedule_free(w.at(0)) },
-              &[Owned("schedule", |_| inputs::schedule())]),
+              &[Owned("schedule", |_| world::schedule())]),
         entry("dualpipe_schedule_describe", |w| unsafe { dualpipe_schedule_describe(w.at(0), w.at(1)) },
               &[SCHEDULE, out_struct::<dualpipe_schedule_info>("info")]),
         entry("dualpipe_schedule_order",
@@ -109,7 +111,7 @@ pub(crate) fn table() -> Vec<Entry> {
         entry("dualpipe_simulate", |w| unsafe { dualpipe_simulate(w.at(0), w.at(1), w.at(2)) }, &[
             SCHEDULE,
             InStruct {
-                name: "costs", size: 40, size_v1: 40, align: 8,
+                name: "costs", size: 56, size_v1: 40, align: 8,
                 good: |world| inputs::words(&costs(&world.stages[..2])),
                 bad: &[
                     (1, 1, "costs->reserved is 1, must be 0"),
@@ -117,6 +119,7 @@ pub(crate) fn table() -> Vec<Entry> {
                     (4, 3, "the number of stages is 3, must be 1 or 2"),
                     (5, 1, "costs->num_stages is 4294967298, must be 1 to 8192"),
                     (7, 1 << 20, "latency_ns is 4503599627370497, must be 0 to 1000000000000"),
+                    (12, 1, "costs->pairs is NULL"),
                 ],
             },
             Out("timeline", 8),
@@ -136,7 +139,7 @@ pub(crate) fn table() -> Vec<Entry> {
                   values::<c_char>("text"), Capacity, Count("length"),
               ]),
         entry("dualpipe_timeline_free", |w| unsafe { dualpipe_timeline_free(w.at(0)) },
-              &[Owned("timeline", |world| inputs::timeline(world.schedule, &world.stages[..2]))]),
+              &[Owned("timeline", |world| world::timeline(world.schedule, &world.stages[..2]))]),
         entry("dualpipe_timeline_summarize", |w| unsafe { dualpipe_timeline_summarize(w.at(0), w.at(1)) },
               &[TIMELINE, out_struct::<dualpipe_timeline_summary>("summary")]),
         entry_of("dualpipe_timeline_ranks",
@@ -160,7 +163,7 @@ pub(crate) fn table() -> Vec<Entry> {
               |w| unsafe { dualpipe_program_create(w.at(0), w.u32(1), w.at(2)) },
               &[SCHEDULE, RANK, Out("program", 8)]),
         entry("dualpipe_program_free", |w| unsafe { dualpipe_program_free(w.at(0)) },
-              &[Owned("program", |world| inputs::program(world.schedule))]),
+              &[Owned("program", |world| world::program(world.schedule))]),
         entry_of("dualpipe_program_instructions",
               |w| unsafe { dualpipe_program_instructions(w.at(0), w.at(1), w.usize(2), w.at(3)) },
               buffer(PROGRAM, "count", values::<dualpipe_instruction>("instructions"))),
@@ -180,14 +183,14 @@ pub(crate) fn table() -> Vec<Entry> {
               &[Number("num_ranks", 1, &[(0, "must be 1 to 4096"), (4097, "must be 1 to 4096"), (NONE, "must be 1")]),
                 Out("inproc", 8)]),
         entry("dualpipe_inproc_free", |w| unsafe { dualpipe_inproc_free(w.at(0)) },
-              &[Owned("inproc", |_| inputs::inproc(1))]),
+              &[Owned("inproc", |_| world::inproc(1))]),
         entry("dualpipe_executor_create",
               |w| unsafe { dualpipe_executor_create(w.at(0), w.at(1), w.at(2)) },
               &[
                   PROGRAM,
                   InStruct {
                       name: "options", size: 64, size_v1: 48, align: 8,
-                      good: |_| inputs::words(&inputs::executor_options(2)),
+                      good: |_| inputs::words(&world::executor_options(2)),
                       bad: &[
                           (1, 33, "num_tensors is 33, must be 0 to 32"),
                           (1, DUALPIPE_NONE, "num_tensors is 4294967295, must be 0 to 32"),
@@ -201,7 +204,7 @@ pub(crate) fn table() -> Vec<Entry> {
                   Out("executor", 8),
               ]),
         entry("dualpipe_executor_free", |w| unsafe { dualpipe_executor_free(w.at(0)) },
-              &[Owned("executor", |_| inputs::executor())]),
+              &[Owned("executor", |_| world::executor())]),
         entry("dualpipe_executor_set_boundary",
               |w| unsafe { dualpipe_executor_set_boundary(w.at(0), w.u32(1), w.u32(2), w.at(3), w.u32(4)) },
               &[EXECUTOR, ONE_DIRECTION, STAGE, SPECS, NUM_TENSORS]),
@@ -217,7 +220,7 @@ pub(crate) fn table() -> Vec<Entry> {
               },
               &[EXECUTOR, TASK, Anything("user_data")]),
         entry("dualpipe_executor_wait", |w| unsafe {
-                  dualpipe_executor_start(w.at(0), Some(inputs::does_nothing), null_mut());
+                  dualpipe_executor_start(w.at(0), Some(world::does_nothing), null_mut());
                   dualpipe_executor_wait(w.at(0), w.usize(1) as u64)
               },
               &[EXECUTOR, Number("timeout_ns", SECOND as usize, &[])]),
@@ -255,7 +258,7 @@ pub(crate) fn table() -> Vec<Entry> {
               &[
                   InStruct {
                       name: "options", size: 32, size_v1: 32, align: 4,
-                      good: |_| inputs::words(&inputs::balance_options()),
+                      good: |_| inputs::words(&world::balance_options()),
                       bad: &[
                           (1, 0, "num_layers is 0, "), (1, DUALPIPE_NONE, "num_layers is 4294967295, "),
                           (2, 0, "num_experts is 0, "), (2, DUALPIPE_NONE, "num_experts is 4294967295, "),
@@ -272,7 +275,7 @@ pub(crate) fn table() -> Vec<Entry> {
                   Out("plan", 8),
               ]),
         entry("dualpipe_expert_plan_free", |w| unsafe { dualpipe_expert_plan_free(w.at(0)) },
-              &[Owned("plan", |_| inputs::plan())]),
+              &[Owned("plan", |_| world::plan())]),
         entry_of("dualpipe_expert_plan_slot_to_expert",
               |w| unsafe { dualpipe_expert_plan_slot_to_expert(w.at(0), w.at(1), w.usize(2), w.at(3)) },
               buffer(PLAN, "count", values::<i64>("experts"))),
@@ -286,6 +289,11 @@ pub(crate) fn table() -> Vec<Entry> {
               |w| unsafe { dualpipe_expert_plan_layers(w.at(0), w.at(1), w.usize(2), w.at(3)) },
               &[PLAN, values::<dualpipe_layer_balance>("layers"), Capacity, Count("count")]),
     ];
+    table.extend(super::schedules::entries());
+    table.extend(super::schedule_verify::entries());
+    table.extend(super::torch_csv::entries());
+    table.extend(super::front::entries());
+    table.extend(super::planner::entries());
     table.extend(super::plans::entries());
     table.extend(super::loads::entries());
     table.extend(super::route::entries());
@@ -297,13 +305,13 @@ pub(crate) fn table() -> Vec<Entry> {
 /// In nanoseconds; more than a step without work takes.
 pub(crate) const SECOND: u64 = 1_000_000_000;
 const ONE_DIRECTION: Arg = Number("direction", 0, &[(1, "must be 0 to 0"), (NONE, "must be 0 to 0")]);
-const SPECS: Arg = Lent("tensors", 8, |_| inputs::words(&inputs::SPEC));
+const SPECS: Arg = Lent("tensors", 8, |_| inputs::words(&world::SPEC));
 const NUM_TENSORS: Arg = Number("num_tensors", 1, &[(33, "must be 0 to 32"), (NONE, "must be 0 to 32")]);
 /// Of a function only NULL can be told from others.
 const TASK: Arg = Lent("task", 1, |_| vec![0]);
 
 fn task(words: &Words, i: usize) -> dualpipe_task_fn {
-    (words.usize(i) != 0).then_some(inputs::does_nothing)
+    (words.usize(i) != 0).then_some(world::does_nothing)
 }
 
 /// The status of a function that cannot fail.

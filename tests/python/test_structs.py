@@ -5,7 +5,7 @@ import re
 import subprocess
 
 import pytest
-from dualpipe import _library, _structs, cuda, eplb, errors, schedule, timeline
+from dualpipe import _library, _structs, cuda, eplb, errors, front, schedule, timeline
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +101,13 @@ def test_every_number_has_its_name(headers):
     assert numbers(headers, "DUALPIPE_MESSAGE_") == timeline.MESSAGE_KINDS
     assert numbers(headers, "DUALPIPE_INSTRUCTION_") == schedule.INSTRUCTION_KINDS
     kinds = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_KIND_").items()}
-    assert kinds == {number: name for name, number in schedule.KINDS.items()}
+    assert kinds == {schedule.CUSTOM: "custom", **{number: name for name, number in schedule.KINDS.items()}}
     statuses = {number: name.replace("_", "").lower() for number, name in numbers(headers, "DUALPIPE_ERROR_").items()}
     classes = {number: kind.__name__.lower() for number, kind in errors.CLASSES.items()}
     assert classes == {**statuses, 8: "transportfailed", 15: "devicefailed"}
     states = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_GRAPH_").items()}
     assert states == cuda.GRAPH_STATES
+    units = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_MEMORY_").items()}
+    assert units == front.UNITS
     links = {number: name.lower() for number, name in numbers(headers, "DUALPIPE_LINK_").items()}
     assert links == dict(enumerate(eplb.LINKS))

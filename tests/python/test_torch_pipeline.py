@@ -34,7 +34,10 @@ def schedules_rank(rank):
     """Any schedule by name and as an object, and its timeline."""
     set_up()
     x, label = batch(5)
-    for schedule in ("1f1b", dualpipe.Schedule("1f1b", 2, 5)):
+    published = dualpipe.Schedule("1f1b", 2, 5)
+    orders = [published.order(rank) for rank in range(2)]
+    own = dualpipe.Schedule.from_orders(orders, placement=[0, 1], microbatches=5)
+    for schedule in ("1f1b", published, own):
         reference = [Stage(seed) for seed in range(2)]
         losses, _ = serial(reference, x, label, 5)
         stage = Stage(rank)

@@ -14,6 +14,7 @@ PACKAGES = Path(dualpipe.__file__).parent.parent
 RIGHT = """
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Optional
 
 import dualpipe
@@ -21,6 +22,7 @@ import eplb
 import numpy as np
 import numpy.typing as npt
 from dualpipe import doctor
+from dualpipe.torch.schedule_csv import read_schedule_csv, schedule_csv
 from typing_extensions import assert_type
 
 
@@ -59,6 +61,29 @@ def enqueue(part: str, block: int, stream: int) -> None:
 schedule = dualpipe.Schedule("dualpipe", ranks=2, microbatches=4)
 assert_type(schedule.order(0), list[tuple[Any, ...]])
 assert_type(schedule.rank_of(1, direction=1), int)
+assert_type(schedule.placement, list[list[int]])
+orders = [[("F", 0, 0), ("B", 0, 0)]]
+assert_type(dualpipe.Schedule.from_orders(orders, placement=[0], microbatches=1), dualpipe.Schedule)
+dualpipe.Schedule.from_orders([schedule.order(0)], placement=schedule.placement, microbatches=4, name="mine")
+assert_type(dualpipe.Schedule.from_text("0| 0F0 0B0").name, str)
+assert_type(read_schedule_csv(Path("a.csv"), (2, 10), "compute_comms", name="mine"), dualpipe.Schedule)
+assert_type(schedule_csv(read_schedule_csv("0F0,0B0"), "2.10.0"), str)
+dualpipe.Costs(f=1, i=1, w=1, pairs={(0, 1): 2.5})
+unit = dualpipe.Costs(f=1, i=1, w=1)
+planned = dualpipe.plan(ranks=2, microbatches=3, costs=unit, placement=[[0, 1], [1, 0]], cap=[3, 3])
+assert_type(planned, dualpipe.Plan)
+assert_type(planned.schedule, dualpipe.Schedule)
+assert_type(planned.peak_live, npt.NDArray[np.int64])
+assert_type(planned.sampled, Optional[dualpipe.Sampled])
+dualpipe.plan(
+    ranks=2,
+    microbatches=3,
+    costs=unit,
+    placement="v",
+    cap_bytes=1 << 30,
+    spread=dualpipe.Spread(0.1),
+    progress=print,
+)
 assert_type(schedule.check(), npt.NDArray[np.int64])
 assert_type(schedule.program(0).instructions(), list[dualpipe.Instruction])
 timeline = schedule.simulate(dualpipe.Costs(f=1, i=[1.0, 2.0], w=(1.0, 2.0), fb=2.5, latency=1e-6))
@@ -116,6 +141,7 @@ schedule.orders(0)  # [attr-defined]
 makespan: str = schedule.simulate(dualpipe.Costs(f=1, i=1, w=1)).makespan  # [assignment]
 bound: float = schedule.simulate(dualpipe.Costs(f=1, i=1, w=1)).lower_bound  # [assignment]
 dualpipe.Costs(f=1, i=1, w=1, speed=2)  # [call-arg]
+dualpipe.Schedule.from_orders([[("F", 0, 0)]], microbatches=1)  # [call-arg]
 dualpipe.Executor(schedule, 0, tensors=[("float32", (4, 8))], timeout="30")  # [arg-type]
 dualpipe.Executor(schedule, 0, tensors=[]).step(len)  # [arg-type]
 dualpipe.Timeline.merge(dualpipe.Inproc(2))  # [arg-type]

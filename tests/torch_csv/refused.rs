@@ -111,7 +111,7 @@ fn rows_stages_and_numbers_must_make_a_pipeline() {
         2.15 compute_only 0F0,1F0,1B0,0B0\n1F1,0F1,0B1,1B1
             torch csv: row 2, column 1 (rank 1) is "1F1", must be of another stage: stage 1 is on rank 0, and torch has each stage on one rank. A schedule of two directions, with each stage on two, cannot be a CSV; "dualpipe_v" is DualPipe folded onto half as many ranks
         2.15 compute_only 0F0,0F1
-            torch csv: there are forwards only, which torch does not load; eval() of a training schedule runs its forwards
+            torch csv: there are forwards only, which torch does not load; eval() of one for training does
         2.15 compute_only 7F1048575,0F0,1F0,2F0,3F0,4F0,5F0,6F0,7B0
             torch csv: num_microbatches is 1048576, must be at most 524288 for 8 stages
     "#]]);
@@ -136,7 +136,7 @@ fn communication_must_be_of_its_rank_and_complete_where_the_version_demands_it()
         2.9 compute_comms 0F0,0SEND_F0,1F0,1B0,0B0
             torch csv: row 1, column 2 (rank 0) is "0SEND_F0", must not be: both stages are on rank 0, where torch hands over without a message
         2.10 compute_comms 0F0,0B0
-            torch csv: row 1 (rank 0) has no 0REDUCE_GRAD, without which torch 2.10 neither scales nor reduces the gradients of the stage
+            torch csv: row 1 (rank 0) has no 0REDUCE_GRAD, without which torch 2.10 does not reduce its gradients
         2.10 compute_comms 0REDUCE_GRAD,0F0,0B0
             torch csv: row 1, column 1 (rank 0) is "0REDUCE_GRAD", must come after the stage's last weight gradient, 0B0 in column 3
         2.10 compute_comms 0F0,0I0,0REDUCE_GRAD,0W0
@@ -202,7 +202,7 @@ fn what_torch_cannot_run_is_not_written() {
         torch csv: torch_version is 2.16, must be at most 2.15 for format "compute_comms", whose cells change from version to version; "compute_only" has no such limit
         torch csv: schedule is dualpipe, of two directions: each stage is on two ranks, while torch's pipelining has each stage on one rank; "dualpipe_v" is DualPipe folded onto half as many ranks
         torch csv: schedule is chimera, of two directions: each stage is on two ranks, while torch's pipelining has each stage on one rank; "dualpipe_v" is DualPipe folded onto half as many ranks
-        torch csv: schedule is 1f1b, forward_only, which torch does not load; eval() of a training schedule runs its forwards
+        torch csv: schedule is 1f1b, forward_only, which torch does not load; eval() of one for training does
         torch csv: schedule is ours, with the forwards of stage 0 out of order, 1 before 0: torch takes losses and outputs of its last stage to come in the order of their micro-batches
         torch csv: schedule is ours, with no stage on rank 1, while torch has one or more on each rank
         ours: rank 0, position 1 (end): no B or I for micro-batch 0 of direction 0 at stage 0

@@ -35,10 +35,12 @@
 
 #include <dualpipe/balance.hpp>
 #include <dualpipe/cluster.hpp>
+#include <dualpipe/comparison.hpp>
 #include <dualpipe/cost.hpp>
 #include <dualpipe/cuda.hpp>
 #include <dualpipe/executor.hpp>
 #include <dualpipe/expert_transfer.hpp>
+#include <dualpipe/front.hpp>
 #include <dualpipe/heat_map.hpp>
 #include <dualpipe/load_history.hpp>
 #include <dualpipe/load_monitor.hpp>
@@ -47,17 +49,20 @@
 #include <dualpipe/moves.hpp>
 #include <dualpipe/op.hpp>
 #include <dualpipe/overlap.hpp>
+#include <dualpipe/plan.hpp>
 #include <dualpipe/policy.hpp>
 #include <dualpipe/program.hpp>
 #include <dualpipe/rebalance.hpp>
 #include <dualpipe/replay.hpp>
 #include <dualpipe/route.hpp>
 #include <dualpipe/schedule.hpp>
+#include <dualpipe/schedule_verify.hpp>
 #include <dualpipe/span.hpp>
 #include <dualpipe/status.hpp>
 #include <dualpipe/task.hpp>
 #include <dualpipe/tensor.hpp>
 #include <dualpipe/timeline.hpp>
+#include <dualpipe/torch_csv.hpp>
 #include <dualpipe/transport.hpp>
 #include <dualpipe/verify.hpp>
 #include <dualpipe/version.hpp>

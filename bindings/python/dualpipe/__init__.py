@@ -14,7 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import _ask_doctor, eplb  # noqa: F401
-from ._library import set_log, set_progress, version
+from ._callbacks import set_log, set_progress
+from ._library import version
+from .comparison import Candidate, Comparison, compare
 from .costs import Costs
 from .cuda import (
     Cuda,
@@ -46,12 +48,15 @@ from .errors import (
     Unavailable,
 )
 from .executor import Executor, Fault, Inproc
+from .front import Front, memory_time_front
 from .memory import Memory
 from .overlap import Overlap
+from .plan import Makespans, Plan, Sampled, Spread, plan
 from .schedule import Instruction, Program, Schedule
 from .task import Pass, Task
 from .timeline import Timeline
 from .transport import Transfer, Transport
+from .verification import Verification
 
 if TYPE_CHECKING:
     from .torch import (
@@ -83,6 +88,8 @@ __all__ = [
     "Busy",
     "CallbackFailed",
     "Cancelled",
+    "Candidate",
+    "Comparison",
     "Costs",
     "Cuda",
     "CudaInfo",
@@ -94,6 +101,7 @@ __all__ = [
     "Executor",
     "Fault",
     "Forked",
+    "Front",
     "GraphState",
     "Inproc",
     "Instruction",
@@ -101,15 +109,19 @@ __all__ = [
     "InvalidArgument",
     "InvalidHandle",
     "InvalidSchedule",
+    "Makespans",
     "Memory",
     "Nccl",
     "Overlap",
     "Panic",
     "Pass",
     "PeerFailed",
+    "Plan",
     "Poisoned",
     "Program",
+    "Sampled",
     "Schedule",
+    "Spread",
     "Task",
     "Timeline",
     "Timeout",
@@ -117,11 +129,15 @@ __all__ = [
     "Transport",
     "TransportFailed",
     "Unavailable",
+    "Verification",
     "WeightGradStore",
+    "compare",
     "cuda_available",
     "eplb",
+    "memory_time_front",
     "nccl_unique_id",
     "nccl_version",
+    "plan",
     "set_log",
     "set_p2p_tensor_dtype",
     "set_p2p_tensor_shapes",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import ctypes as c
 import operator
 import os
@@ -11,13 +10,14 @@ import threading
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _expert_structs as e
 from . import _structs as s
+from ._front_structs import front_signatures
 from .errors import BufferTooSmall, InvalidArgument, of_status
 
 if TYPE_CHECKING:
@@ -57,6 +57,26 @@ SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_schedule_rank_of": (_HANDLE, _U32, _U32, c.POINTER(_U32)),
     "dualpipe_schedule_check": (_HANDLE, *_OUT),
     "dualpipe_schedule_to_text": (_HANDLE, *_OUT),
+    "dualpipe_schedule_create_from_orders": (c.POINTER(s.ScheduleOrders), _OUT_HANDLE),
+    "dualpipe_schedule_create_from_text": (*_IN, c.c_char_p, _OUT_HANDLE),
+    "dualpipe_schedule_name": (_HANDLE, *_OUT),
+    "dualpipe_schedule_to_torch_csv": (_HANDLE, _U32, _U32, _U32, *_OUT),
+    "dualpipe_schedule_create_from_torch_csv": (*_IN, _U32, _U32, _U32, c.c_char_p, _OUT_HANDLE),
+    "dualpipe_plan_create": (c.POINTER(s.PlanOptions), c.POINTER(s.Costs), _OUT_HANDLE),
+    "dualpipe_plan_create_robust": (
+        c.POINTER(s.PlanOptions),
+        c.POINTER(s.Costs),
+        c.POINTER(s.Spread),
+        _U32,
+        _OUT_HANDLE,
+    ),
+    "dualpipe_plan_free": (_HANDLE,),
+    "dualpipe_plan_describe": (_HANDLE, c.POINTER(s.PlanInfo)),
+    "dualpipe_plan_started_from": (_HANDLE, *_OUT),
+    "dualpipe_plan_peaks": (_HANDLE, *_OUT),
+    "dualpipe_plan_sampled": (_HANDLE, _U32, c.POINTER(s.Sampled)),
+    "dualpipe_plan_schedule": (_HANDLE, _OUT_HANDLE),
+    **front_signatures(s.PlanOptions, s.Costs),
     "dualpipe_simulate": (_HANDLE, c.POINTER(s.Costs), _OUT_HANDLE),
     "dualpipe_timeline_merge": (c.POINTER(c.c_void_p), c.c_size_t, _OUT_HANDLE),
     "dualpipe_timeline_compare": (c.POINTER(c.c_void_p), c.c_size_t, *_OUT),
@@ -70,6 +90,28 @@ SIGNATURES: dict[str, Sequence[Any]] = {
     "dualpipe_program_free": (_HANDLE,),
     "dualpipe_program_instructions": (_HANDLE, *_OUT),
     "dualpipe_program_buffers": (_HANDLE, *_OUT),
+    "dualpipe_program_actions": (_HANDLE, *_OUT),
+    "dualpipe_schedule_verify": (_HANDLE, c.POINTER(s.ScheduleVerifyOptions), _OUT_HANDLE),
+    "dualpipe_schedule_verify_torch_csv": (
+        *_IN,
+        _U32,
+        _U32,
+        _U32,
+        c.POINTER(s.ScheduleVerifyOptions),
+        _OUT_HANDLE,
+    ),
+    "dualpipe_verification_free": (_HANDLE,),
+    "dualpipe_verification_describe": (_HANDLE, c.POINTER(s.VerificationInfo)),
+    "dualpipe_verification_ranks": (_HANDLE, *_OUT),
+    "dualpipe_verification_findings": (_HANDLE, *_OUT),
+    "dualpipe_verification_finding_ranks": (_HANDLE, _U32, *_OUT),
+    "dualpipe_verification_finding_passes": (_HANDLE, _U32, *_OUT),
+    "dualpipe_verification_finding_text": (_HANDLE, _U32, *_OUT),
+    "dualpipe_verification_counterexample": (_HANDLE, _U32, _OUT_HANDLE),
+    "dualpipe_verification_counterexample_actions": (_HANDLE, _U32, _U32, *_OUT),
+    "dualpipe_verification_counterexample_text": (_HANDLE, _U32, *_OUT),
+    "dualpipe_verification_trials": (_HANDLE, *_OUT),
+    "dualpipe_verification_to_text": (_HANDLE, *_OUT),
     "dualpipe_inproc_create": (_U32, _OUT_HANDLE),
     "dualpipe_inproc_free": (_HANDLE,),
     "dualpipe_executor_create": (_HANDLE, c.POINTER(s.ExecutorOptions), _OUT_HANDLE),
@@ -250,7 +292,15 @@ def suffix() -> str:
     return ".dylib" if sys.platform == "darwin" else ".so"
 
 
-_raised_in_progress = threading.local()
+raised_in_progress = threading.local()
+"""``error``: what the progress callback raised on this thread, for the call that it stopped."""
+
+
+def take_raised_in_progress() -> BaseException | None:
+    """It, once."""
+    raised: BaseException | None = getattr(raised_in_progress, "error", None)
+    raised_in_progress.error = None
+    return raised
 
 
 def _check(status: int, function: Any, arguments: Any) -> int:
@@ -258,8 +308,7 @@ def _check(status: int, function: Any, arguments: Any) -> int:
     if status == 0:
         return status
     text = lib.dualpipe_last_error().decode("utf-8", "replace")
-    raised = getattr(_raised_in_progress, "error", None)
-    _raised_in_progress.error = None
+    raised = take_raised_in_progress()
     if raised is not None and status == 12:
         raise raised
     raise of_status(status, text)
@@ -401,53 +450,3 @@ def uint32(name: str, value: Any) -> int:
     if not 0 <= number < s.NONE:
         raise InvalidArgument(f"{name} is {number}, must be 0 to {s.NONE - 1}")
     return number
-
-
-_log: Callable[[int, str], object] | None = None
-_progress: Callable[[int, int], object] | None = None
-
-
-def _call_log(_: Any, level: int, text: bytes) -> None:
-    log = _log
-    if log is not None:
-        log(level * 10, text.decode("utf-8", "replace"))
-
-
-def _call_progress(_: Any, done: int, total: int) -> int:
-    progress = _progress
-    try:
-        return 1 if progress is not None and progress(done, total) is False else 0
-    except BaseException as error:  # noqa: BLE001, the call that it stops raises it
-        _raised_in_progress.error = error
-        return 1
-
-
-_on_log, _on_progress = LogFunction(_call_log), ProgressFunction(_call_progress)
-
-
-def set_log(log: Callable[[int, str], object] | None) -> None:
-    """Has ``log(level, text)`` called for each line of the library's log; None turns it off, which is how it starts.
-
-    ``level`` is one of :mod:`logging`'s, so that ``set_log(logging.getLogger("dualpipe").log)`` will do. It is called
-    on any thread, also on several at once. What it raises goes to :func:`sys.unraisablehook`.
-    """
-    global _log
-    _log = log
-    lib.dualpipe_set_log(_on_log if log is not None else LogFunction(), None)
-
-
-def set_progress(progress: Callable[[int, int], object] | None) -> None:
-    """Has ``progress(done, total)`` called now and then by long calls, on their thread; None turns it off.
-
-    If it returns False the call raises :class:`~dualpipe.errors.Cancelled`; if it raises, the call raises that.
-    """
-    global _progress
-    _progress = progress
-    lib.dualpipe_set_progress(_on_progress if progress is not None else ProgressFunction(), None)
-
-
-@atexit.register
-def _quiet() -> None:
-    """Threads of the library must not call into an interpreter that is going away."""
-    set_log(None)
-    set_progress(None)

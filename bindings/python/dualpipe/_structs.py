@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes as c
 
 from ._expert_structs import EXPERT_STRUCTS
+from ._front_structs import FRONT_STRUCTS
 
 NONE = 0xFFFF_FFFF
 """DUALPIPE_NONE: there is none, in a field that is a number."""
@@ -46,6 +47,24 @@ class Op(c.Structure):
     _fields_ = [("kind", c.c_uint32), ("forward", Pass), ("backward", Pass)]
 
 
+class Order(c.Structure):
+    _fields_ = [("ops", c.POINTER(Op)), ("num_ops", c.c_size_t)]
+
+
+class ScheduleOrders(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("num_stages", c.c_uint32),
+        ("num_directions", c.c_uint32),
+        ("num_microbatches", c.c_uint32),
+        ("forward_only", c.c_uint32),
+        ("rank_of", c.POINTER(c.c_uint32)),
+        ("orders", c.POINTER(Order)),
+        ("name", c.c_char_p),
+    ]
+
+
 class Message(c.Structure):
     _fields_ = [("kind", c.c_uint32), ("to_stage", c.c_uint32), ("pass", Pass)]
 
@@ -62,6 +81,10 @@ class StageCosts(c.Structure):
     ]
 
 
+class PairCosts(c.Structure):
+    _fields_ = [("forward_stage", c.c_uint32), ("backward_stage", c.c_uint32), ("overlapped_ns", c.c_uint64)]
+
+
 class Costs(c.Structure):
     _fields_ = [
         ("size", c.c_uint32),
@@ -70,6 +93,8 @@ class Costs(c.Structure):
         ("num_stages", c.c_size_t),
         ("p2p_latency_ns", c.c_uint64),
         ("p2p_bytes_per_second", c.c_uint64),
+        ("pairs", c.POINTER(PairCosts)),
+        ("num_pairs", c.c_size_t),
     ]
 
 
@@ -117,6 +142,62 @@ class Instruction(c.Structure):
         ("message", Message),
         ("op", Op),
     ]
+
+
+class Action(c.Structure):
+    _fields_ = [("kind", c.c_uint32), ("peer", c.c_uint32), ("message", Message), ("op", Op)]
+
+
+class ActionOrder(c.Structure):
+    _fields_ = [("actions", c.POINTER(Action)), ("num_actions", c.c_size_t)]
+
+
+class ScheduleVerifyOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("transports", c.c_uint32),
+        ("orders", c.POINTER(ActionOrder)),
+        ("num_orders", c.c_size_t),
+        ("costs", c.POINTER(Costs)),
+        ("cap_activations", c.POINTER(c.c_uint64)),
+        ("num_cap_activations", c.c_size_t),
+        ("cap_bytes", c.POINTER(c.c_uint64)),
+        ("num_cap_bytes", c.c_size_t),
+        ("no_counterexamples", c.c_uint32),
+        ("reserved", c.c_uint32),
+    ]
+
+
+class VerificationInfo(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("is_valid", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("num_findings", c.c_uint32),
+        ("transports", c.c_uint32),
+        ("holds_for", c.c_uint32),
+        ("has_bytes", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("num_omitted", c.c_uint64),
+    ]
+
+
+class VerificationRank(c.Structure):
+    _fields_ = [("peak_live", c.c_uint64), ("peak_bytes", c.c_uint64)]
+
+
+class ScheduleFinding(c.Structure):
+    _fields_ = [
+        ("kind", c.c_uint32),
+        ("transports", c.c_uint32),
+        ("receives", c.c_uint32),
+        ("has_counterexample", c.c_uint32),
+        ("is_smallest", c.c_uint32),
+    ]
+
+
+class VerificationTrial(c.Structure):
+    _fields_ = [("receives", c.c_uint32), ("transport", c.c_uint32), ("kind", c.c_uint32)]
 
 
 class ProgramBuffer(c.Structure):
@@ -295,19 +376,99 @@ class Fault(c.Structure):
     ]
 
 
+class PlanOptions(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("placement", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("num_microbatches", c.c_uint32),
+        ("stages_per_rank", c.c_uint32),
+        ("num_stages", c.c_uint32),
+        ("num_directions", c.c_uint32),
+        ("num_threads", c.c_uint32),
+        ("rank_of", c.POINTER(c.c_uint32)),
+        ("cap_activations", c.POINTER(c.c_uint64)),
+        ("num_cap_activations", c.c_size_t),
+        ("cap_bytes", c.POINTER(c.c_uint64)),
+        ("num_cap_bytes", c.c_size_t),
+        ("iterations", c.c_uint64),
+        ("time_limit_ns", c.c_uint64),
+        ("seed", c.c_uint64),
+    ]
+
+
+class PlanInfo(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("num_ranks", c.c_uint32),
+        ("stop", c.c_uint32),
+        ("objective", c.c_uint32),
+        ("makespan_ns", c.c_uint64),
+        ("lower_bound_ns", c.c_uint64),
+        ("start_makespan_ns", c.c_uint64),
+        ("iterations", c.c_uint64),
+        ("gap", c.c_double),
+    ]
+
+
+class PlanPeak(c.Structure):
+    _fields_ = [("live", c.c_uint64), ("memory_bytes", c.c_uint64)]
+
+
+class Spread(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("samples", c.c_uint32),
+        ("op_jitter", c.c_double),
+        ("expert_imbalance", c.c_double),
+        ("seed", c.c_uint64),
+    ]
+
+
+class Sampled(c.Structure):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("nominal_ns", c.c_uint64),
+        ("mean_ns", c.c_uint64),
+        ("p95_ns", c.c_uint64),
+        ("min_ns", c.c_uint64),
+        ("max_ns", c.c_uint64),
+        ("held_out_mean_ns", c.c_uint64),
+        ("held_out_p95_ns", c.c_uint64),
+        ("held_out_min_ns", c.c_uint64),
+        ("held_out_max_ns", c.c_uint64),
+    ]
+
+
 STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_schedule_options": ScheduleOptions,
     "dualpipe_schedule_info": ScheduleInfo,
     "dualpipe_pass": Pass,
     "dualpipe_op": Op,
+    "dualpipe_order": Order,
+    "dualpipe_schedule_orders": ScheduleOrders,
     "dualpipe_message": Message,
     "dualpipe_stage_costs": StageCosts,
+    "dualpipe_pair_costs": PairCosts,
     "dualpipe_costs": Costs,
+    "dualpipe_plan_options": PlanOptions,
+    "dualpipe_plan_info": PlanInfo,
+    "dualpipe_plan_peak": PlanPeak,
+    "dualpipe_spread": Spread,
+    "dualpipe_sampled": Sampled,
     "dualpipe_timeline_summary": TimelineSummary,
     "dualpipe_timeline_rank": TimelineRank,
     "dualpipe_span": Span,
     "dualpipe_message_span": MessageSpan,
     "dualpipe_instruction": Instruction,
+    "dualpipe_action": Action,
+    "dualpipe_action_order": ActionOrder,
+    "dualpipe_schedule_verify_options": ScheduleVerifyOptions,
+    "dualpipe_verification_info": VerificationInfo,
+    "dualpipe_verification_rank": VerificationRank,
+    "dualpipe_schedule_finding": ScheduleFinding,
+    "dualpipe_verification_trial": VerificationTrial,
     "dualpipe_program_buffer": ProgramBuffer,
     "DLDevice": DLDevice,
     "DLDataType": DLDataType,
@@ -325,5 +486,6 @@ STRUCTS: dict[str, type[c.Structure]] = {
     "dualpipe_executor_options": ExecutorOptions,
     "dualpipe_fault": Fault,
     **EXPERT_STRUCTS,
+    **FRONT_STRUCTS,
 }
 """Every struct by its C name."""

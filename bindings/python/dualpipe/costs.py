@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as c
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Union
 
 from . import _structs as s
@@ -16,11 +16,15 @@ if TYPE_CHECKING:
 
 Seconds = Union[float, Sequence[float], "npt.NDArray[Any]"]
 """One time for all stages, or one for each."""
+Pairs = Mapping[tuple[int, int], float]
+"""Times of pairs: ``{(stage of F, stage of B): seconds}``."""
 Bytes = Union[int, Sequence[int], "npt.NDArray[Any]"]
 """One number of bytes for all stages, or one for each."""
 
 SECONDS_MAX = 1000.0
 """The longest time that a cost may be."""
+STAGES_MAX = 8192
+"""The most stages of a model."""
 BYTES_MAX = 2**50
 """The most bytes that a cost may be."""
 
@@ -34,6 +38,9 @@ class Costs:
     take no time. ``output_bytes``: what a stage sends to the next, and the size of the gradient that comes back.
     ``activation_bytes``: what a micro-batch keeps on a stage from its F to its W. ``parameter_bytes``: parameters,
     gradients and optimizer state of a stage, for each copy.
+
+    ``pairs``: seconds of the overlapped forward of one stage and backward of another, where they were measured:
+    ``{(2, 5): 0.023}``. In other pairs each shrinks as its own stage's ``fb`` says.
 
     Raises :class:`~dualpipe.errors.InvalidArgument` for times that are NaN, negative or above 1000 seconds, bytes
     that are negative or above 2^50, and sequences of different lengths; TypeError for what is no number.
@@ -53,6 +60,7 @@ class Costs:
         output_bytes: Bytes = 0,
         activation_bytes: Bytes = 0,
         parameter_bytes: Bytes = 0,
+        pairs: Pairs | None = None,
     ) -> None:
         given = {"f": f, "i": i, "w": w, "fb": fb}
         sizes = {
@@ -73,14 +81,34 @@ class Costs:
         self._stages = [s.StageCosts(*row) for row in zip(*(columns[name] for name in names))]
         self._latency_ns = nanoseconds("latency", latency)
         self._bandwidth = 0 if bandwidth is None else _bytes_per_second(bandwidth)
+        self._pairs = [self._pair(key, seconds) for key, seconds in (pairs or {}).items()]
 
     @property
     def num_stages(self) -> int:
         """The stages that there are costs for; 1 if all stages cost the same."""
         return len(self._stages)
 
+    def _pair(self, key: Any, seconds: Any) -> s.PairCosts:
+        """One of ``pairs``; the library knows how long it must be."""
+        try:
+            forward, backward = (operator.index(stage) for stage in key)
+        except (TypeError, ValueError):
+            raise TypeError(f"pairs has {key!r}, must have (stage of F, stage of B)") from None
+        stages = self.num_stages if self.num_stages > 1 else STAGES_MAX
+        for stage in (forward, backward):
+            if not 0 <= stage < stages:
+                raise InvalidArgument(f"pairs has stage {stage}, must be 0 to {stages - 1}")
+        f, b = (self._stages[min(stage, self.num_stages - 1)] for stage in (forward, backward))
+        least = max(f.forward_ns, b.input_ns + b.weight_ns)
+        pair = nanoseconds(f"pairs[{forward}, {backward}]", seconds)
+        if pair + 1 < least:
+            given = f"pairs[{forward}, {backward}] is {pair / 1e9:g}"
+            raise InvalidArgument(f"{given}, must be at least {least / 1e9:g}, the longer of F and B")
+        return s.PairCosts(forward, backward, max(pair, least))
+
     def _struct(self) -> s.Costs:
         stages = (s.StageCosts * len(self._stages))(*self._stages)
+        pairs = (s.PairCosts * len(self._pairs))(*self._pairs)
         return s.Costs(
             c.sizeof(s.Costs),
             0,
@@ -88,6 +116,8 @@ class Costs:
             len(stages),
             self._latency_ns,
             self._bandwidth,
+            c.cast(pairs, c.POINTER(s.PairCosts)),
+            len(pairs),
         )
 
     def __repr__(self) -> str:

@@ -149,7 +149,7 @@ fn check_reductions(schedule: &Schedule, rank: Rank, row: &[Placed], dialect: Di
     let missing = stages.iter().position(|stage| stage.last_gradient.is_some() && !stage.is_reduced);
     if let Some(local) = missing {
         let why = format!(
-            "has no {}, without which torch {} neither scales nor reduces the gradients of the stage",
+            "has no {}, without which torch {} does not reduce its gradients",
             Cell::ReduceGrad(copies[local].stage),
             dialect.version
         );

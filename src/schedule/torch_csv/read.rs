@@ -184,7 +184,7 @@ fn num_microbatches(rows: &[Vec<Placed>]) -> usize {
 fn refuse_forwards_only(rows: &[Vec<Placed>]) -> Result<()> {
     let mut ops = rows.iter().flatten().filter_map(|placed| placed.cell.op());
     if ops.all(|op| matches!(op, Op::F(_))) {
-        let why = "there are forwards only, which torch does not load; eval() of a training schedule runs its forwards";
+        let why = "there are forwards only, which torch does not load; eval() of one for training does";
         return Err(invalid(why.into()));
     }
     Ok(())

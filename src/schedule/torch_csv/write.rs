@@ -43,7 +43,7 @@ fn refuse_what_torch_does_not_run(schedule: &Schedule) -> Result<()> {
     }
     if schedule.work() == Work::ForwardOnly {
         let range =
-            "forward_only, which torch does not load; eval() of a training schedule runs its forwards";
+            "forward_only, which torch does not load; eval() of one for training does";
         return Err(Error::argument(WHAT, "schedule", name, range));
     }
     let mut ranks = (0..schedule.num_ranks()).map(Rank::from_index);

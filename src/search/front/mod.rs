@@ -32,9 +32,10 @@ pub enum Caps {
     Activations(Vec<usize>),
     /// So many bytes, parameters included: rising.
     Bytes(Vec<u64>),
-    /// Activations from the fewest with which a step is possible to where more gain nothing, at most 24 of them evenly.
+    /// Activations from one micro-batch of each direction at a time to where more gain nothing, at most 24 of them
+    /// evenly.
     AllActivations,
-    /// 24 sizes from the least with which a step is possible to where more gains nothing, evenly.
+    /// 24 sizes from one micro-batch of each direction at a time to where more gains nothing, evenly.
     AllBytes,
 }
 

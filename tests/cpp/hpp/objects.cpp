@@ -44,6 +44,62 @@ void schedules_say_what_they_are() {
   }
 }
 
+void schedules_come_from_outside() {
+  const Schedule published = Schedule::create(ScheduleKind::dualpipe_v, 4, 8);
+  ScheduleOrders parts;
+  parts.num_microbatches = 8;
+  parts.name = "mine";
+  parts.rank_of.resize(1);
+  for (std::uint32_t stage = 0; stage < 8; stage++) parts.rank_of[0].push_back(published.rank_of(0, stage));
+  for (std::uint32_t rank = 0; rank < 4; rank++) parts.orders.push_back(published.order(rank));
+  const Schedule copied = Schedule::from_orders(parts);
+  CHECK(copied.describe().kind() == ScheduleKind::custom && copied.name() == "mine");
+  CHECK(copied.to_text() == published.to_text() && copied.check() == published.check());
+  CHECK(Schedule::from_text(published.to_text()).to_text() == published.to_text());
+  CHECK(Schedule::from_text(published.to_text()).name() == "custom" && published.name() == "dualpipe_v");
+
+  const Pass zero{0, 0, 0, none}, one{0, 0, 1, none};
+  ScheduleOrders own;
+  own.rank_of = {{0}};
+  own.num_microbatches = 2;
+  own.orders = {{Op(OpKind::F, zero), Op(one, zero), Op(OpKind::I, one), Op(OpKind::W, one)}};
+  const Schedule small = Schedule::from_orders(own);
+  CHECK(small.to_text() == "0| 0F0 0F1&0B0 0I1 0W1\n" && small.check()[0] == 2);
+  own.orders[0].pop_back();
+  const Error missing = thrown_by<Error>([&] { Schedule::from_orders(own).check(); });
+  CHECK(missing.status() == Status::invalid_schedule);
+  CHECK(std::string(missing.what()).find("custom: rank 0, position 3 (end): no W") != std::string::npos);
+
+  own.rank_of = {{0, 0}, {0}};
+  const Error ragged = thrown_by<Error>([&] { Schedule::from_orders(own); });
+  CHECK(std::string(ragged.what()).find("orders->rank_of[3] is 4294967295, must be 0 to 0") != std::string::npos);
+  for (const char *text : {"", "0| 0F", "0| 0F0\n1| 0B0"}) {
+    CHECK(thrown_by<Error>([&] { Schedule::from_text(std::string(text)); }).status() == Status::invalid_argument);
+  }
+
+  Costs costs({1000, 1000, 1000, 3000, 0, 0, 0});
+  CHECK(Timeline::simulate(small, costs).summarize().makespan_ns == 6000);
+  costs.pairs = {{0, 0, 2500}};
+  CHECK(Timeline::simulate(small, costs).summarize().makespan_ns == 5500);
+}
+
+void schedules_are_files_for_torch() {
+  const Schedule schedule = Schedule::create(ScheduleKind::dualpipe_v, 2, 4);
+  const std::string only = write_torch_csv(schedule);
+  CHECK(only.find("3F1,(0F3;3B1)OVERLAP_F_B,") != std::string::npos);
+  CHECK(write_torch_csv(schedule, {2, 8}).find("3F1,0F3,3B1,") != std::string::npos);
+  CHECK(read_torch_csv(only).to_text() == schedule.to_text() && read_torch_csv(only).name() == "custom");
+  const std::string comms = write_torch_csv(schedule, {2, 15}, TorchCsvFormat::compute_comms);
+  const Schedule read = read_torch_csv(comms, {2, 15}, TorchCsvFormat::compute_comms, "mine");
+  CHECK(read.to_text() == schedule.to_text() && read.name() == "mine" && read.check() == schedule.check());
+  CHECK(comms.find("WAIT_SEND_F") != std::string::npos);
+  for (const auto &refused : {std::string(), comms, std::string("0F0")}) {
+    CHECK(thrown_by<Error>([&] { read_torch_csv(refused); }).status() == Status::invalid_argument);
+  }
+  const Error both_ways = thrown_by<Error>([&] { write_torch_csv(eight_ranks()); });
+  CHECK(std::string(both_ways.what()).find("of two directions") != std::string::npos);
+}
+
 void timelines_are_simulated_drawn_and_compared() {
   const Schedule schedule = eight_ranks();
   const Timeline timeline = Timeline::simulate(schedule, Costs({1000, 1000, 1000, 2500, 0, 0, 0}));
@@ -132,6 +188,8 @@ void objects_move_and_are_freed_once() {
 
 int main() {
   schedules_say_what_they_are();
+  schedules_come_from_outside();
+  schedules_are_files_for_torch();
   timelines_are_simulated_drawn_and_compared();
   programs_have_instructions_and_buffers();
   experts_are_placed();

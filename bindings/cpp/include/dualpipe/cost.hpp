@@ -14,6 +14,9 @@ namespace dualpipe {
 /// owns. dualpipe/cost.h has their ranges.
 using StageCosts = dualpipe_stage_costs;
 
+/// What an FB of two stages takes: forward_stage, backward_stage, overlapped_ns.
+using PairCosts = dualpipe_pair_costs;
+
 /// The costs of a model and of the links that it runs over.
 struct Costs {
   Costs() = default;
@@ -23,6 +26,8 @@ struct Costs {
 
   /// One entry for each stage of the model, or one for all.
   std::vector<StageCosts> stages;
+  /// Times of FB that pairs of stages have of their own, each pair once; the others shrink as their stages' do.
+  std::vector<PairCosts> pairs = {};
   /// Time of a message without bytes from one rank to another, at most 10^12.
   std::uint64_t p2p_latency_ns = 0;
   /// Bytes per second from one rank to another; 0 if bytes take no time.
@@ -33,6 +38,8 @@ struct Costs {
     dualpipe_costs costs = DUALPIPE_COSTS_INIT;
     costs.stages = stages.data();
     costs.num_stages = stages.size();
+    costs.pairs = pairs.data();
+    costs.num_pairs = pairs.size();
     costs.p2p_latency_ns = p2p_latency_ns;
     costs.p2p_bytes_per_second = p2p_bytes_per_second;
     return costs;

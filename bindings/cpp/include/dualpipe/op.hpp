@@ -37,8 +37,18 @@ using Pass = dualpipe_pass;
 struct Op : dualpipe_op {
   Op() : dualpipe_op() {}
   Op(const dualpipe_op &op) : dualpipe_op(op) {}
+  /// An op of one pass.
+  Op(OpKind what, const Pass &pass)
+      : Op(what, what == OpKind::F ? pass : no_pass(), what == OpKind::F ? no_pass() : pass) {}
+  /// The overlapped pair of a forward and a backward.
+  Op(const Pass &of_forward, const Pass &of_backward) : Op(OpKind::FB, of_forward, of_backward) {}
 
   OpKind kind() const noexcept { return static_cast<OpKind>(dualpipe_op::kind); }
+
+private:
+  Op(OpKind what, const Pass &of_forward, const Pass &of_backward)
+      : dualpipe_op{static_cast<std::uint32_t>(what), of_forward, of_backward} {}
+  static constexpr Pass no_pass() noexcept { return {none, none, none, none}; }
 };
 
 /// What one stage hands to its neighbour: the stage that it goes to, and the pass that made it.

@@ -4,8 +4,12 @@
 
 #include <dualpipe/op.hpp>
 #include <dualpipe/schedule.h>
+#include <dualpipe/schedule_orders.h>
+#include <dualpipe/span.hpp>
 #include <dualpipe/status.hpp>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -46,6 +50,8 @@ enum class ScheduleKind : std::uint32_t {
   v_half = DUALPIPE_KIND_V_HALF,
   /// V-Min (arXiv 2405.15362): a third of the memory of 1F1B.
   v_min = DUALPIPE_KIND_V_MIN,
+  /// None of these: from outside, by from_orders or from_text; create does not take it.
+  custom = DUALPIPE_KIND_CUSTOM,
 };
 
 /// What schedule to create. stages_per_rank is 0 unless the kind wants it.
@@ -58,6 +64,20 @@ struct ScheduleOptions : dualpipe_schedule_options {
     num_microbatches = microbatches;
     forward_only = is_forward_only;
   }
+};
+
+/// A schedule in its parts, for Schedule::from_orders.
+struct ScheduleOrders {
+  /// The rank of each stage: a row for each direction, one or two, of as many stages. A rank may have any, or none.
+  std::vector<std::vector<std::uint32_t>> rank_of;
+  /// The ops of each rank, in order; as many rows as ranks. The copy of a pass is not read: rank_of says it.
+  std::vector<std::vector<Op>> orders;
+  /// The micro-batches of a step, both directions together; of two directions the first has the odd one.
+  std::uint32_t num_microbatches = 0;
+  /// Whether they only go forward, for inference.
+  bool forward_only = false;
+  /// What errors and pictures call it; of UTF-8 at most 255 bytes count, without control characters. Empty: "custom".
+  std::string name;
 };
 
 /// What a schedule is: num_ranks, num_stages, num_directions, num_microbatches, forward_only.
@@ -89,6 +109,56 @@ public:
   static Result<Schedule> create(ScheduleKind kind, std::uint32_t num_ranks, std::uint32_t num_microbatches,
                                  bool forward_only = false) {
     return create(ScheduleOptions(kind, num_ranks, num_microbatches, forward_only));
+  }
+
+  /// One from outside, of kind custom: any order, on any placement of stages on ranks. What order() gives may go in.
+  ///
+  /// It need not be one that can run: passes that are missing, doubled, misplaced, or none of the placement's are found
+  /// by check(), and by whatever is made from it.
+  ///
+  /// Errors: Status::invalid_argument for sizes outside their ranges, and, with rank and position, for an op of another
+  /// kind, or of a pass that no schedule may have. Time and memory: proportional to the ops.
+  static Result<Schedule> from_orders(const ScheduleOrders &given) {
+    std::size_t num_stages = 0;
+    for (const auto &row : given.rank_of) num_stages = std::max(num_stages, row.size());
+    std::vector<std::uint32_t> rank_of;
+    for (const auto &row : given.rank_of) {
+      rank_of.insert(rank_of.end(), row.begin(), row.end());
+      rank_of.resize(rank_of.size() + num_stages - row.size(), none); // refused: directions have as many stages
+    }
+    std::vector<dualpipe_order> orders;
+    for (const auto &order : given.orders) orders.push_back({order.data(), order.size()});
+    dualpipe_schedule_orders in_c = DUALPIPE_SCHEDULE_ORDERS_INIT;
+    in_c.num_ranks = number(orders.size());
+    in_c.num_stages = number(num_stages);
+    in_c.num_directions = number(given.rank_of.size());
+    in_c.num_microbatches = given.num_microbatches;
+    in_c.forward_only = given.forward_only;
+    in_c.rank_of = rank_of.data();
+    in_c.orders = orders.data();
+    in_c.name = given.name.c_str();
+    dualpipe_schedule_t schedule = nullptr;
+    const dualpipe_status status = dualpipe_schedule_create_from_orders(&in_c, &schedule);
+    return detail::outcome(status, [&] { return Schedule(schedule); });
+  }
+
+  /// One from a text such as to_text gives, of kind custom. Ranks, stages and micro-batches are as many as the text
+  /// has, a stage is on the rank that has its ops, and without any backward it is forward only.
+  ///
+  /// Errors: Status::invalid_argument, with line and column: what is no rank or op, ranks out of order, a stage on two
+  /// ranks or without any op; directions with other numbers of stages or micro-batches, but for one more in the first.
+  static Result<Schedule> from_text(Span<const char> text, const std::string &name = {}) {
+    dualpipe_schedule_t schedule = nullptr;
+    const char *data = text.empty() ? "" : text.data();
+    const dualpipe_status status = dualpipe_schedule_create_from_text(data, text.size(), name.c_str(), &schedule);
+    return detail::outcome(status, [&] { return Schedule(schedule); });
+  }
+
+  /// Of a published one such as "dualpipe_v", otherwise as it was created.
+  Result<std::string> name() const {
+    return detail::text([&](char *name, std::size_t capacity, std::size_t *length) {
+      return dualpipe_schedule_name(get(), name, capacity, length);
+    });
   }
 
   /// Its kind and sizes.
@@ -129,6 +199,12 @@ public:
     return detail::text([&](char *text, std::size_t capacity, std::size_t *length) {
       return dualpipe_schedule_to_text(get(), text, capacity, length);
     });
+  }
+
+private:
+  /// A size as C takes it; what is too large stays too large.
+  static std::uint32_t number(std::size_t size) {
+    return static_cast<std::uint32_t>(std::min<std::size_t>(size, none));
   }
 };
 

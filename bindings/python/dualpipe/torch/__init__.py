@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .engine import Compute, Engine
     from .pipeline import DualPipe, DualPipeV, Pipeline
     from .pipelining import PipelineRuntime
-    from .schedule_csv import schedule_csv
+    from .schedule_csv import read_schedule_csv, schedule_csv, verify_schedule_csv
     from .tensors import TensorSpec
     from .weight_grads import WeightGradStore, run_backward, split_weight_grads
 
@@ -28,11 +28,13 @@ __all__ = [
     "PipelineRuntime",
     "TensorSpec",
     "WeightGradStore",
+    "read_schedule_csv",
     "run_backward",
     "schedule_csv",
     "set_p2p_tensor_dtype",
     "set_p2p_tensor_shapes",
     "split_weight_grads",
+    "verify_schedule_csv",
 ]
 
 _MODULES = {
@@ -40,7 +42,7 @@ _MODULES = {
     "engine": ("Compute", "Engine"),
     "pipeline": ("DualPipe", "DualPipeV", "Pipeline"),
     "pipelining": ("PipelineRuntime",),
-    "schedule_csv": ("schedule_csv",),
+    "schedule_csv": ("read_schedule_csv", "schedule_csv", "verify_schedule_csv"),
     "tensors": ("TensorSpec",),
     "weight_grads": ("WeightGradStore", "run_backward", "split_weight_grads"),
 }

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ..errors import InvalidArgument
-from ..schedule import Schedule
+from ..schedule import LOOPED, Schedule
 from .boundary import Boundary, Shapes, boundary_of, current_boundary
 from .data_parallel import DataParallel
 from .engine import Engine, world
@@ -214,7 +214,7 @@ class Pipeline(nn.Module):
                 raise InvalidArgument(f"num_chunks is {microbatches}, must be {of.microbatches}, as the schedule")
             if of.forward_only == forward_only:
                 return of
-            return Schedule(of.kind, of.ranks, of.microbatches, forward_only)
+            return _other_work(of, forward_only)
         return Schedule(self._schedule, self.num_ranks, microbatches, forward_only)
 
     def _check_schedule(self, schedule: Schedule) -> None:
@@ -302,6 +302,18 @@ def _device_of(module: nn.Module) -> torch.device:
     for one in module.parameters():
         return one.device
     return torch.device("cpu")
+
+
+def _other_work(of: Schedule, forward_only: bool) -> Schedule:
+    """The schedule for inference of one for training, or the other way round."""
+    if of.kind != "custom":
+        looped = of.stages // of.ranks if of.kind in LOOPED else 0
+        return Schedule(of.kind, of.ranks, of.microbatches, forward_only, stages_per_rank=looped)
+    if not forward_only:
+        raise InvalidArgument(f"schedule {of.name!r} is forward_only, so that a step cannot train")
+    orders = [[("F", *op[1:3]) for op in of.order(rank) if op[0] in ("F", "FB")] for rank in range(of.ranks)]
+    where: dict[str, Any] = {"placement": of.placement, "microbatches": of.microbatches, "name": of.name}
+    return Schedule.from_orders(orders, forward_only=True, **where)
 
 
 def _smallest(kind: str, ranks: int) -> Schedule:

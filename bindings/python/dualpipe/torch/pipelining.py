@@ -18,7 +18,7 @@ from torch.distributed.pipelining import stage as torch_stage
 
 from ..errors import InvalidArgument, Unavailable
 from ..schedule import Schedule
-from .schedule_csv import cell, compute_rows, parsed_version, schedule_csv, stages_of
+from .schedule_csv import parsed_version, schedule_csv, stages_of
 
 __all__ = ["OverlappedForwardBackward", "PipelineRuntime", "schedule_csv", "stages_of"]
 
@@ -101,13 +101,14 @@ class PipelineRuntime(_Runtime):  # type: ignore[misc]
         _refuse_unknown_torch()
         if not isinstance(schedule, Schedule):
             raise TypeError(f"schedule is {schedule!r}, must be dualpipe.Schedule")
-        rows = compute_rows(schedule, pairs=True)
+        rows = [row.split(",") for row in schedule_csv(schedule, torch.__version__).splitlines()]
+        order = {rank: [torch_schedules._Action.from_str(cell) for cell in row] for rank, row in enumerate(rows)}
         ordered = _checked_stages(schedule, stages)
         if n_microbatches is not None and n_microbatches != schedule.microbatches:
             raise InvalidArgument(
                 f"n_microbatches is {n_microbatches}, must be {schedule.microbatches}, that of the schedule"
             )
-        if any(action.kind == "I" for row in rows for step in row for action in step):
+        if any(action.computation_type.name == "BACKWARD_INPUT" for row in order.values() for action in row):
             _refuse_what_cannot_split(ordered)
         super().__init__(
             stages=ordered,
@@ -125,17 +126,16 @@ class PipelineRuntime(_Runtime):  # type: ignore[misc]
         self._loss_kwargs: dict[str, Any] | None = None
         for stage in ordered:
             _connect_with_other_ranks_only(stage)
-        self.pipeline_order = {
-            rank: [torch_schedules._Action.from_str(cell(step)) for step in row] for rank, row in enumerate(rows)
-        }
+        self.pipeline_order = order
         self._prepare_schedule_with_comms(self.pipeline_order)
         self._forwards_with_comms = {
             rank: _forwards(actions) for rank, actions in self.pipeline_order_with_comms.items()
         }
         self._overlaps = {
             pair: function
-            for pair in (tuple(action.stage for action in step) for step in rows[self.rank] if len(step) == 2)
-            if (function := overlapped_forward_backward or _protocol(*(self._stage_of[stage] for stage in pair)))
+            for pair in {tuple(part.stage_index for part in action.sub_actions or ()) for action in order[self.rank]}
+            if pair
+            and (function := overlapped_forward_backward or _protocol(*(self._stage_of[stage] for stage in pair)))
         }
         if self._overlaps:
             for stage in ordered:

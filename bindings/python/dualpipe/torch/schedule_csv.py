@@ -1,21 +1,24 @@
-"""Schedules as the CSV that ``torch.distributed.pipelining`` loads. Needs no torch.
+"""Schedules as the CSV that ``torch.distributed.pipelining`` loads, written and read. Needs no torch.
 
 One row for each rank, in the order of the ranks; a cell is one action: ``3F0`` is the forward of micro-batch 0 in stage
 3, likewise ``I`` (backward for input), ``W`` (for weight), ``B`` (full backward); ``(0F3;3B1)OVERLAP_F_B`` is an
 overlapped pair. What else a cell may hold depends on the version of torch, and a version does not reject what only
 later ones know: torch up to 2.14 reads ``0WAIT_SEND_F1`` as ``0W``. So a file is written for the version
-that loads it.
-
-Source: ``_Action``, ``_load_csv`` and ``_prepare_schedule_with_comms`` of
-``torch/distributed/pipelining/schedules.py`` in torch 2.6 to 2.15.
+that loads it. ``dualpipe/torch_csv.h`` has the table of what each knows.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Union
 
-from ..errors import InvalidArgument, InvalidSchedule
-from ..schedule import OpTuple, Schedule
+from .._library import create, read_text, to_c, uint32
+from ..costs import Costs
+from ..errors import InvalidArgument
+from ..schedule import Schedule
+from ..verification import Cap, Verification, verify_csv
 
 FORMATS = ("compute_only", "compute_comms")
 """``compute_only``: torch puts the messages in when it loads the file. ``compute_comms``: they are in the file."""
@@ -23,55 +26,90 @@ OLDEST_TORCH = (2, 6)
 """The first version that loads a CSV with I."""
 NEWEST_TORCH = (2, 15)
 """The last version whose ``compute_comms`` is known."""
+Version = Union[tuple[int, ...], str]
+"""``(2, 10)``, or ``"2.10.0+cpu"`` as ``torch.__version__`` has it."""
 
 
-class Action(NamedTuple):
-    """One action of torch's; str(action) is its cell."""
-
-    stage: int
-    kind: str
-    microbatch: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.stage}{self.kind}{'' if self.microbatch is None else self.microbatch}"
-
-
-Step = tuple[Action, ...]
-"""What is one cell: an action, or the forward and the backward of an overlapped pair."""
-
-
-def schedule_csv(
-    schedule: Schedule, torch_version: tuple[int, ...] | str = NEWEST_TORCH, format: str = "compute_only"
-) -> str:
+def schedule_csv(schedule: Schedule, torch_version: Version = NEWEST_TORCH, format: str = "compute_only") -> str:
     """``schedule`` as the CSV that ``_PipelineScheduleRuntime._load_csv(path, format)`` of that torch loads.
 
-    ``torch_version``: ``(2, 10)`` or ``"2.10.0+cpu"``, at least 2.6; for ``"compute_comms"`` at most 2.15. Pairs stay
-    pairs in ``"compute_only"`` from 2.9 and in ``"compute_comms"`` from 2.10; before, torch has none and they are
-    forward, then backward. ``"compute_comms"`` has the sends and receives, the gathering and releasing of sharded
-    parameters (``UNSHARD`` before the first action, ``RESHARD`` after a stage's last one), from 2.10 the gradient
-    reductions, from 2.15 the waits.
+    ``torch_version``: at least 2.6; for ``"compute_comms"`` at most 2.15. Pairs stay pairs in ``"compute_only"`` from
+    2.9 and in ``"compute_comms"`` from 2.10; before, torch has none and they are forward, then backward.
+    ``"compute_comms"`` has the sends and receives, the gathering and releasing of sharded parameters (``UNSHARD``
+    before the first action, ``RESHARD`` after a stage's last one), from 2.10 the gradient reductions, from 2.15 the
+    waits.
 
     Raises :class:`~dualpipe.errors.InvalidArgument` for other versions and formats, and for schedules that torch does
-    not run: of two directions, of inference, or with a last stage that takes micro-batches out of their order.
+    not run: of two directions, of inference, with a rank that holds no stage, or with a last stage that takes
+    micro-batches out of their order. :class:`~dualpipe.errors.InvalidSchedule` for one that cannot run at all.
     """
-    version = parsed_version(torch_version)
-    if format not in FORMATS:
-        raise InvalidArgument(f"format is {format!r}, must be one of {', '.join(map(repr, FORMATS))}")
-    if version < OLDEST_TORCH:
-        raise InvalidArgument(f"torch_version is {torch_version!r}, must be at least {_dotted(OLDEST_TORCH)}")
-    if format == "compute_comms" and version > NEWEST_TORCH:
-        raise InvalidArgument(
-            f"torch_version is {torch_version!r}, must be at most {_dotted(NEWEST_TORCH)} for format 'compute_comms', "
-            "whose cells change from version to version; 'compute_only' has no such limit"
-        )
-    messages = format == "compute_comms"
-    rows = compute_rows(schedule, pairs=version >= ((2, 10) if messages else (2, 9)))
-    if messages:
-        rows = _with_parameters_and_grads(rows, schedule.microbatches, version)
-        rows = _with_messages(rows, [schedule.rank_of(stage) for stage in range(schedule.stages)])
-        if version >= (2, 15):
-            rows = [_with_send_waits(row) for row in rows]
-    return "".join(",".join(map(cell, row)) + "\n" for row in rows)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule is {schedule!r}, must be dualpipe.Schedule")
+    dialect = *_version(torch_version), _format(format)
+    return read_text("dualpipe_schedule_to_torch_csv", schedule._handle, *dialect)
+
+
+def read_schedule_csv(
+    source: str | os.PathLike[str],
+    torch_version: Version | None = None,
+    format: str | None = None,
+    *,
+    name: str | None = None,
+) -> Schedule:
+    """The schedule that torch runs when it loads a CSV: one of your own, or one that torch's ``_dump_csv`` wrote.
+
+    ``source``: the text, or a path (:class:`pathlib.Path`) of a file with it. ``torch_version`` and ``format``: which
+    torch is to load it, and how; what one takes for something else than it says is then refused. None is what the
+    text shows: ``"compute_comms"`` if there is any communication, of the last version without what is not there.
+    ``name`` is for errors and pictures; None is the file's, or "custom".
+
+    The stages are on the ranks whose rows have them; there is one micro-batch more than the highest number. Messages
+    and reductions must be complete, and are then left out: a program has its own.
+
+    Raises :class:`~dualpipe.errors.InvalidArgument` with row, column, rank and cell. Whether the schedule can run is
+    :meth:`dualpipe.Schedule.check`'s to say.
+
+    >>> read_schedule_csv("0F0,0F1,0B0,0B1\\n1F0,1B0,1F1,1B1\\n").check()
+    array([2, 1])
+    """
+    raw = _raw(source)
+    if name is None and not isinstance(source, str):
+        name = Path(source).stem
+    dialect = _dialect_of(raw, torch_version, format)
+    given = raw, len(raw), *dialect, None if name is None else to_c(name)
+    return Schedule._of(create("dualpipe_schedule_create_from_torch_csv", "dualpipe_schedule_free", *given))
+
+
+def verify_schedule_csv(
+    source: str | os.PathLike[str],
+    torch_version: Version | None = None,
+    format: str | None = None,
+    *,
+    transports: str | Iterable[str] | None = "asynchronous",
+    costs: Costs | None = None,
+    cap_activations: Cap = None,
+    cap_bytes: Cap = None,
+    counterexamples: bool = True,
+) -> Verification:
+    """Finds everything that is wrong with a CSV, of ``"compute_comms"`` also with its sends, receives and waits.
+
+    ``source``, ``torch_version`` and ``format`` as of :func:`read_schedule_csv`, the rest as of
+    :meth:`dualpipe.Schedule.verify`. Torch starts each send and each receive by itself, without tags: with gloo that is
+    ``"asynchronous"``. NCCL runs them one after another, so that a receive keeps a later send waiting, which is none of
+    the transports here.
+
+    >>> text = "0F0,0SEND_F0,0RECV_B0,0B0\\n1F0,1RECV_F0,1B0,1SEND_B0\\n"
+    >>> print(verify_schedule_csv(text).findings[0].text)
+    rank 1, position 1 (RECEIVE activation 0F0 from rank 0): the op that needs it is before this
+    """
+    raw = _raw(source)
+    dialect = _dialect_of(raw, torch_version, format)
+    return verify_csv(raw, dialect, transports, costs, cap_activations, cap_bytes, counterexamples)
+
+
+def has_messages(text: str) -> bool:
+    """Whether a CSV is of ``"compute_comms"``, by its words."""
+    return _dialect(text.encode("utf-8", "replace"))[1] == FORMATS[1]
 
 
 def stages_of(schedule: Schedule, rank: int) -> list[int]:
@@ -80,11 +118,15 @@ def stages_of(schedule: Schedule, rank: int) -> list[int]:
     Raises :class:`~dualpipe.errors.InvalidArgument` if the rank is not one of the schedule's, or if the schedule has
     two directions, which torch's pipelining cannot run.
     """
-    _refuse_two_directions(schedule)
+    if schedule.directions != 1:
+        raise InvalidArgument(
+            f"schedule is {schedule.name!r}, of two directions: each stage is on two ranks, while torch's pipelining "
+            "has each stage on one rank; 'dualpipe_v' is DualPipe folded onto half as many ranks"
+        )
     return [stage for _, stage in schedule.copies(rank)]
 
 
-def parsed_version(version: tuple[int, ...] | str) -> tuple[int, int]:
+def parsed_version(version: Version) -> tuple[int, int]:
     """Major and minor number: (2, 10) for ``(2, 10, 1)`` as for ``"2.10.0+cpu"`` and ``"2.10.0a0+git12"``."""
     parts = version.split(".")[:2] if isinstance(version, str) else [str(part) for part in version[:2]]
     if len(parts) != 2 or not all(part.isdecimal() for part in parts):
@@ -92,143 +134,34 @@ def parsed_version(version: tuple[int, ...] | str) -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def compute_rows(schedule: Schedule, pairs: bool) -> list[list[Step]]:
-    """For each rank its computations; overlapped pairs as such, or if not ``pairs``, as forward, then backward.
-
-    Raises as :func:`schedule_csv`.
-    """
-    _refuse_two_directions(schedule)
-    if schedule.forward_only:
-        raise InvalidArgument(
-            "schedule is forward_only, which torch does not load; eval() of a training schedule runs its forwards"
-        )
-    rows: list[list[Step]] = []
-    for rank in range(schedule.ranks):
-        stages = stages_of(schedule, rank)
-        steps = (_step(op, stages) for op in schedule.order(rank))
-        rows.append([part for step in steps for part in ((step,) if pairs else ((action,) for action in step))])
-    _refuse_losses_out_of_order(schedule, rows)
-    return rows
+def _version(version: Version) -> tuple[int, int]:
+    """As C takes it."""
+    major, minor = parsed_version(version)
+    return uint32("torch_version", major), uint32("torch_version", minor)
 
 
-def cell(step: Step) -> str:
-    """What the CSV has for it."""
-    return str(step[0]) if len(step) == 1 else f"({';'.join(map(str, step))})OVERLAP_F_B"
+def _format(format: str) -> int:
+    """The ``dualpipe_torch_csv_format`` of this name."""
+    if format not in FORMATS:
+        raise InvalidArgument(f"format is {format!r}, must be one of {', '.join(map(repr, FORMATS))}")
+    return 1 + FORMATS.index(format)
 
 
-def _step(op: OpTuple, stages: list[int]) -> Step:
-    kind, *passes = op
-    kinds = ("F", "B") if kind == "FB" else (kind,)
-    return tuple(Action(stages[passes[2 * i]], kind, passes[2 * i + 1]) for i, kind in enumerate(kinds))
+def _raw(source: str | os.PathLike[str]) -> bytes:
+    return source.encode("utf-8", "replace") if isinstance(source, str) else Path(source).read_bytes()
 
 
-def _refuse_two_directions(schedule: Schedule) -> None:
-    if schedule.directions != 1:
-        raise InvalidArgument(
-            f"schedule is {schedule.kind!r}, of two directions: each stage is on two ranks, while torch's pipelining "
-            "has each stage on one rank; 'dualpipe_v' is DualPipe folded onto half as many ranks"
-        )
+def _dialect_of(raw: bytes, torch_version: Version | None, format: str | None) -> tuple[int, int, int]:
+    """As C takes it: what is given, otherwise what the text shows."""
+    shown = _dialect(raw)
+    version = shown[0] if torch_version is None else torch_version
+    return *_version(version), _format(shown[1] if format is None else format)
 
 
-def _refuse_losses_out_of_order(schedule: Schedule, rows: list[list[Step]]) -> None:
-    last = schedule.stages - 1
-    row = rows[schedule.rank_of(last)]
-    forwards = [action.microbatch for step in row for action in step if action[:2] == (last, "F")]
-    if forwards != sorted(forwards, key=lambda microbatch: microbatch or 0):
-        raise InvalidArgument(
-            f"schedule runs the forwards of stage {last} in the order {forwards}: torch takes losses and outputs of "
-            "its last stage to come in the order of their micro-batches"
-        )
-
-
-def _with_parameters_and_grads(rows: list[list[Step]], microbatches: int, version: tuple[int, int]) -> list[list[Step]]:
-    """With the stages' parameters gathered before all, their gradients reduced after the last of their backwards, and
-    the parameters released after the last of their actions; before 2.10, torch itself does that at the end of the row.
-    Stages that are not sharded ignore both.
-    """
-    result = []
-    for row in rows:
-        last_use = {action.stage: i for i, step in enumerate(row) for action in step}
-        weights_left = dict.fromkeys((action.stage for step in row for action in step), microbatches)
-        lowered: list[Step] = [(Action(stage, "UNSHARD"),) for stage in weights_left]
-        for i, step in enumerate(row):
-            lowered.append(step)
-            for action in step:
-                if action.kind in ("B", "W"):
-                    weights_left[action.stage] -= 1
-                    if weights_left[action.stage] == 0 and version >= (2, 10):
-                        lowered.append((Action(action.stage, "REDUCE_GRAD"),))
-                        if version >= (2, 15):
-                            lowered.append((Action(action.stage, "WAIT_REDUCE_GRAD"),))
-            if i + 1 < len(row) or version >= (2, 10):
-                lowered += [(Action(stage, "RESHARD"),) for stage in weights_left if last_use[stage] == i]
-        result.append(lowered)
-    return result
-
-
-def _with_messages(rows: list[list[Step]], rank_of: list[int]) -> list[list[Step]]:
-    """With a send behind what computes a message, and a receive as early as it is sure not to hang: where the peer's
-    row has come to by then. So two ranks have their messages to one another in one order, as NCCL's p2p wants it.
-    """
-    result: list[list[Step]] = [[] for _ in rows]
-    next_step = [0] * len(rows)
-    ended: set[tuple[str, int, int | None]] = set()
-
-    def pass_of(action: Action) -> tuple[str, int] | None:
-        """What it hands over, and to which stage: ("F", the next stage), ("B", the one before), or None."""
-        return {"F": ("F", action.stage + 1), "B": ("B", action.stage - 1), "I": ("B", action.stage - 1)}.get(
-            action.kind
-        )
-
-    def can_run(action: Action) -> bool:
-        handed = pass_of(action)
-        if handed is None:
-            return True
-        kind, _ = handed
-        before = action.stage - 1 if kind == "F" else action.stage + 1
-        return not 0 <= before < len(rank_of) or (kind, before, action.microbatch) in ended
-
-    while any(next_step[rank] < len(row) for rank, row in enumerate(rows)):
-        progress = False
-        for rank, row in enumerate(rows):
-            if next_step[rank] == len(row) or not all(map(can_run, row[next_step[rank]])):
-                continue
-            step = row[next_step[rank]]
-            next_step[rank] += 1
-            progress = True
-            result[rank].append(step)
-            for action in step:
-                handed = pass_of(action)
-                if handed is None:
-                    continue
-                kind, to_stage = handed
-                ended.add((kind, action.stage, action.microbatch))
-                if 0 <= to_stage < len(rank_of) and rank_of[to_stage] != rank:
-                    result[rank].append((Action(action.stage, f"SEND_{kind}", action.microbatch),))
-                    result[rank_of[to_stage]].append((Action(to_stage, f"RECV_{kind}", action.microbatch),))
-        if not progress:
-            stuck = [cell(row[next_step[rank]]) for rank, row in enumerate(rows) if next_step[rank] < len(row)]
-            raise InvalidSchedule(f"schedule waits for ever at {', '.join(stuck)}")
-    return result
-
-
-def _with_send_waits(row: list[Step]) -> list[Step]:
-    """With a wait for each send. An activation's is behind the backward of the same stage and micro-batch: by then the
-    peer has used it, so that the wait is short. A gradient's is at the end.
-    """
-    result: list[Step] = []
-    pending: list[Action] = []
-    for step in row:
-        result.append(step)
-        for action in step:
-            if action.kind in ("SEND_F", "SEND_B"):
-                pending.append(action)
-            sent = Action(action.stage, "SEND_F", action.microbatch)
-            if action.kind in ("B", "I") and sent in pending:
-                pending.remove(sent)
-                result.append((sent._replace(kind="WAIT_SEND_F"),))
-    return result + [(sent._replace(kind=f"WAIT_{sent.kind}"),) for sent in pending]
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
+def _dialect(text: bytes) -> tuple[tuple[int, int], str]:
+    """The version and the format that the words in a CSV are of."""
+    if not any(word in text for word in (b"SEND", b"RECV", b"SHARD", b"REDUCE_GRAD")):
+        return NEWEST_TORCH, "compute_only"
+    if b"WAIT_" in text:
+        return NEWEST_TORCH, "compute_comms"
+    return (2, 14) if b"REDUCE_GRAD" in text or b"OVERLAP" in text else (2, 9), "compute_comms"

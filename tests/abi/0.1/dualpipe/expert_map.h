@@ -22,7 +22,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include "cluster.h"
-#include "load_history.h"
 #include "status.h"
 
 #ifdef __cplusplus

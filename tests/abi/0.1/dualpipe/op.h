@@ -13,6 +13,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include "status.h"
 
 /**
  * Stands for "there is none" in a field that is a number.
@@ -104,7 +105,7 @@ typedef struct dualpipe_pass {
   uint32_t microbatch;
   /**
    * Which of its rank's parameter copies it uses: in DualPipe the direction; in DualPipeV 0 on the way down and 1
-   * on the way back.
+   * on the way back. Written, never read.
    */
   uint32_t copy;
 } dualpipe_pass;
