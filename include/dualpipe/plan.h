@@ -181,7 +181,7 @@ typedef struct dualpipe_plan_options {
   uint64_t iterations;
   /**
    * How long the search may take, at most a day; 0: as long as the iterations take. It looks at the clock every few
-   * milliseconds; what comes before and after the search is not counted. Both 0: 2 seconds.
+   * milliseconds; the first schedules and the lower bound come before, and are not cut short. Both 0: 2 seconds.
    */
   uint64_t time_limit_ns;
   /**

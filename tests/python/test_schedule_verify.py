@@ -108,24 +108,24 @@ def test_actions_are_changed_and_each_change_is_found():
 
 def test_a_cap_is_kept_or_exceeded():
     schedule = Schedule("1f1b", 4, 8)
-    assert schedule.verify(cap_activations=4).valid and schedule.verify(cap_activations=[4, 3, 2, 1]).valid
-    over = schedule.verify(cap_activations=[4, 3, 1, 1])
+    assert schedule.verify(cap=4).valid and schedule.verify(cap=[4, 3, 2, 1]).valid
+    over = schedule.verify(cap=[4, 3, 1, 1])
     assert [(finding.kind, finding.ranks) for finding in over.findings] == [("exceeds_cap", [2])]
     costs = Costs(f=1, i=1, w=1, activation_bytes=10, parameter_bytes=100)
     assert schedule.verify(costs=costs, cap_bytes=140).valid
     assert schedule.verify(costs=costs, cap_bytes=np.array([140, 130, 120, 109])).findings[0].ranks == [3]
     for wrong, want in (
-        ({"cap_activations": [1, 2]}, "number of entries is 2, must be 1 or 4"),
-        ({"cap_activations": 0}, r"activations\[0\] is 0, must be 1"),
-        ({"cap_activations": []}, "cap_activations is empty"),
-        ({"cap_activations": -1}, "cap_activations has -1"),
+        ({"cap": [1, 2]}, "number of entries is 2, must be 1 or 4"),
+        ({"cap": 0}, r"activations\[0\] is 0, must be 1"),
+        ({"cap": []}, "cap is empty"),
+        ({"cap": -1}, "cap has -1"),
         ({"cap_bytes": 100}, "costs is none, must be there"),
-        ({"cap_bytes": 100, "cap_activations": 1, "costs": costs}, "must be NULL with cap_activations"),
+        ({"cap_bytes": 100, "cap": 1, "costs": costs}, "must be NULL with cap"),
     ):
         with pytest.raises(InvalidArgument, match=want):
             schedule.verify(**wrong)
-    with pytest.raises(TypeError, match="cap_activations has 1.5"):
-        schedule.verify(cap_activations=1.5)
+    with pytest.raises(TypeError, match="cap has 1.5"):
+        schedule.verify(cap=1.5)
     with pytest.raises(TypeError, match="must be dualpipe.Costs"):
         schedule.verify(costs=3)
 

@@ -245,7 +245,7 @@ class Schedule(Closing):
         transports: str | Iterable[str] | None = None,
         actions: Iterable[Iterable[Action]] | None = None,
         costs: Costs | None = None,
-        cap_activations: int | Sequence[int] | None = None,
+        cap: int | Sequence[int] | None = None,
         cap_bytes: int | Sequence[int] | None = None,
         counterexamples: bool = True,
     ) -> Verification:
@@ -255,13 +255,13 @@ class Schedule(Closing):
         ``"rendezvous"`` (a send waits for its receive), ``"grouped"`` (what stands between two ops is one blocking
         group), and the same with ``_tagged`` behind, where a receive finds its message by name instead of by its place;
         None: all. ``actions``: the communicating order of each rank, as :meth:`Program.actions` has it; without, three
-        places of the receives are tried, and one must do. ``cap_activations``, ``cap_bytes``: the most that a rank may
+        places of the receives are tried, and one must do. ``cap``, ``cap_bytes``: the most that a rank may
         keep, one for all or one for each; of bytes, parameters included, by ``costs``.
 
         Raises :class:`~dualpipe.errors.InvalidArgument`, with rank and position, for what is no action, and for sizes
         that do not fit. Whatever else is wrong is a finding, with a smallest counterexample.
 
-        >>> bool(Schedule("dualpipe", ranks=4, microbatches=8).verify(transports="rendezvous", cap_activations=5))
+        >>> bool(Schedule("dualpipe", ranks=4, microbatches=8).verify(transports="rendezvous", cap=5))
         True
         """
         from .verification import verify
@@ -271,7 +271,7 @@ class Schedule(Closing):
             transports=transports,
             actions=actions,
             costs=costs,
-            cap_activations=cap_activations,
+            cap=cap,
             cap_bytes=cap_bytes,
             counterexamples=counterexamples,
         )

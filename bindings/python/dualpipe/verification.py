@@ -161,13 +161,13 @@ def verify(
     transports: str | Iterable[str] | None = None,
     actions: Iterable[Iterable[Action]] | None = None,
     costs: Costs | None = None,
-    cap_activations: Cap = None,
+    cap: Cap = None,
     cap_bytes: Cap = None,
     counterexamples: bool = True,
 ) -> Verification:
     """What :meth:`dualpipe.Schedule.verify` does."""
     orders = None if actions is None else _action_orders(actions, schedule)
-    options = _Options(transports, orders, costs, cap_activations, cap_bytes, counterexamples)
+    options = _Options(transports, orders, costs, cap, cap_bytes, counterexamples)
     given = schedule._handle, c.byref(options.in_c)
     return Verification(create("dualpipe_schedule_verify", "dualpipe_verification_free", *given))
 
@@ -177,12 +177,12 @@ def verify_csv(
     dialect: tuple[int, int, int],
     transports: str | Iterable[str] | None,
     costs: Costs | None,
-    cap_activations: Cap,
+    cap: Cap,
     cap_bytes: Cap,
     counterexamples: bool,
 ) -> Verification:
     """Verifies a CSV of torch's: its major and minor version, and a ``dualpipe_torch_csv_format``."""
-    options = _Options(transports, None, costs, cap_activations, cap_bytes, counterexamples)
+    options = _Options(transports, None, costs, cap, cap_bytes, counterexamples)
     given = text, len(text), *dialect, c.byref(options.in_c)
     return Verification(create("dualpipe_schedule_verify_torch_csv", "dualpipe_verification_free", *given))
 
@@ -200,14 +200,14 @@ class _Options:
         transports: str | Iterable[str] | None,
         orders: Any,
         costs: Costs | None,
-        cap_activations: Cap,
+        cap: Cap,
         cap_bytes: Cap,
         counterexamples: bool,
     ) -> None:
         if costs is not None and not isinstance(costs, Costs):
             raise TypeError(f"costs is {costs!r}, must be dualpipe.Costs")
         self._orders, self._costs = orders, None if costs is None else costs._struct()
-        self._activations, self._bytes = _caps("cap_activations", cap_activations), _caps("cap_bytes", cap_bytes)
+        self._activations, self._bytes = _caps("cap", cap), _caps("cap_bytes", cap_bytes)
         self.in_c = s.ScheduleVerifyOptions(
             c.sizeof(s.ScheduleVerifyOptions),
             _bits(transports),

@@ -42,8 +42,7 @@ fn refuse_what_torch_does_not_run(schedule: &Schedule) -> Result<()> {
         return Err(Error::argument(WHAT, "schedule", name, range));
     }
     if schedule.work() == Work::ForwardOnly {
-        let range =
-            "forward_only, which torch does not load; eval() of one for training does";
+        let range = "forward_only, which torch does not load; eval() of one for training does";
         return Err(Error::argument(WHAT, "schedule", name, range));
     }
     let mut ranks = (0..schedule.num_ranks()).map(Rank::from_index);
@@ -61,8 +60,8 @@ fn refuse_losses_out_of_order(schedule: &Schedule) -> Result<()> {
     match forwards.windows(2).find(|two| two[0] > two[1]) {
         Some(two) => {
             let range = format!(
-                "with the forwards of stage {last} out of order, {} before {}: torch takes losses and outputs of its \
-                 last stage to come in the order of their micro-batches",
+                "with the forwards of stage {last} out of order, {} before {}: torch takes its losses to come \
+                 in the order of their micro-batches",
                 two[0], two[1]
             );
             Err(Error::argument(WHAT, "schedule", schedule.name(), range))

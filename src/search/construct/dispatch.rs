@@ -190,10 +190,8 @@ impl<'a> Dispatch<'a> {
         let m = progress.forwards;
         let &arrival = progress.activation_ns.get(m)?;
         let mut start_ns = arrival.max(now);
-        if at.previous.is_none() {
-            if m > progress.inputs {
-                start_ns = start_ns.max(self.entrance_ns(at.line, m));
-            }
+        if at.previous.is_none() && m > progress.inputs {
+            start_ns = start_ns.max(self.entrance_ns(at.line, m));
         }
         let way = self.policy.urgency * at.after_forward_ns / self.lines.period_ns.max(1.0);
         let due = m as f64 - way + self.policy.later(stop, 0, m);

@@ -2,8 +2,8 @@
 //!
 //! Source: the banker's algorithm (Dijkstra, EWD 108), with the order in which all could finish fixed beforehand.
 //!
-//! Micro-batches are put in the order in which they enter (their F of stage 0). Call a state safe if, for every rank r and every micro-batch k that has
-//! entered,
+//! Micro-batches are put in the order in which they enter (their F of stage 0). Call a state safe if, for every
+//! rank r and every micro-batch k that has entered,
 //!
 //! ```text
 //! what k and all later ones keep alive on r + what k has yet to keep alive on r  <=  room of r

@@ -87,7 +87,7 @@ def verify_schedule_csv(
     *,
     transports: str | Iterable[str] | None = "asynchronous",
     costs: Costs | None = None,
-    cap_activations: Cap = None,
+    cap: Cap = None,
     cap_bytes: Cap = None,
     counterexamples: bool = True,
 ) -> Verification:
@@ -104,7 +104,7 @@ def verify_schedule_csv(
     """
     raw = _raw(source)
     dialect = _dialect_of(raw, torch_version, format)
-    return verify_csv(raw, dialect, transports, costs, cap_activations, cap_bytes, counterexamples)
+    return verify_csv(raw, dialect, transports, costs, cap, cap_bytes, counterexamples)
 
 
 def has_messages(text: str) -> bool:

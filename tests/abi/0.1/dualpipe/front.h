@@ -175,9 +175,9 @@ extern "C" {
  * Plans within each of several memory caps.
  *
  * options: as for dualpipe_plan_create, but without caps: those are `caps`, 1 to 256 of them, rising, of a
- * dualpipe_memory_unit, each the same for all ranks. NULL and 0 for all: at most 24, evenly, from the least with which
- * a step is possible to where more gains nothing. Iterations and time are those of each plan; for caps that are not
- * given there is one plan more, without a cap.
+ * dualpipe_memory_unit, each the same for all ranks. NULL and 0 for all: at most 24, evenly, from one micro-batch of
+ * each direction at a time to where more gains nothing. Iterations and time are those of each plan; for caps that are
+ * not given there is one plan more, without a cap.
  *
  * Calls the progress callback with what is done of all plans. If it asks to stop, the call succeeds: each point has
  * the best that was found until then, and dualpipe_front_describe says that it was stopped.
