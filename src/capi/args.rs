@@ -55,7 +55,7 @@ pub(crate) unsafe fn text(name: &str, pointer: *const c_char, length_max: usize)
 /// A text that the caller lends: UTF-8 of `num_bytes` bytes.
 ///
 /// # Safety
-/// As of [`slice`].
+/// As of [`slice()`].
 pub(crate) unsafe fn utf8<'a>(name: &str, text: *const c_char, num_bytes: usize) -> Outcome<&'a str> {
     check_pointer(name, text)?;
     // SAFETY: as promised by the caller.

@@ -16,7 +16,7 @@ use super::Problem;
 use crate::ids::{Direction, Microbatch, Rank, Stage};
 use crate::op::{Op, Pass, StageCopy};
 
-/// What comes next on a rank: an index into [`Model::tokens`].
+/// What comes next on a rank: an index into [`Model::steps`].
 pub(super) type Token = u32;
 
 /// `[rank]`: its order. Ranks are those of the model.
