@@ -203,11 +203,11 @@ fn a_program_by_eye() {
         SEND gradient of micro-batch 0 from stage 1 to 0 in direction 1 to rank 1 from buffer 2
         FREE buffer 1
         RECEIVE gradient of micro-batch 0 from stage 1 to 0 in direction 0 from rank 1 into buffer 3
-        RUN REDUCE_GRADS 1/1
         RUN 0I0
         RUN 0W0
         FREE buffer 3
         RUN REDUCE_GRADS 0/0
+        RUN REDUCE_GRADS 1/1
         FREE buffer 0
         FREE buffer 2
     "#]]

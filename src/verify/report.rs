@@ -78,26 +78,10 @@ impl Kind {
         Kind::ExceedsCap,
     ];
 
-    /// Those after which it cannot be told who waits for what, or is clear without asking.
-    const NO_DEADLOCK_PROOF: [Kind; 17] = [
-        Kind::ForeignOp,
-        Kind::MissingOp,
-        Kind::DoubledOp,
-        Kind::OpOrder,
-        Kind::DependencyCycle,
-        Kind::TaskOrder,
-        Kind::ForeignMessage,
-        Kind::MissingMessage,
-        Kind::DoubledMessage,
-        Kind::SendBeforeMade,
-        Kind::ReceiveAfterUse,
-        Kind::WaitWithoutSend,
-        Kind::ForeignReduction,
-        Kind::MissingReduction,
-        Kind::DoubledReduction,
-        Kind::PrematureReduction,
-        Kind::CrossedReductions,
-    ];
+    /// Whether it can still be told who waits for what, and is not clear without asking.
+    fn leaves_deadlock_open(self) -> bool {
+        matches!(self, Kind::FifoMismatch | Kind::Deadlock | Kind::ExceedsCap)
+    }
 }
 
 /// One fault.
@@ -238,6 +222,6 @@ impl Faults {
 
     /// Whether each op, message and reduction that was looked at is there once and in its place.
     pub(super) fn allow_deadlock_proof(&self) -> bool {
-        !self.has_any(&Kind::NO_DEADLOCK_PROOF)
+        Kind::ALL.into_iter().all(|kind| self.counts[kind as usize] == 0 || kind.leaves_deadlock_open())
     }
 }

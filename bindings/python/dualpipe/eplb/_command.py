@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .._commands._common import guarded
 from ..errors import Error, InvalidArgument
 from ._arguments import Map, read_map
 from ._cluster import Cluster
@@ -104,16 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints what was asked for; 0, or 1 if a placement is wrong, or 2 if that could not be done."""
-    try:
-        code = _run(arguments)
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:  # say, head has read enough; nor shall the interpreter complain of it at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (Error, OSError) as error:
-        print(f"python -m dualpipe eplb: {error}", file=sys.stderr)
-        return 2
+    return guarded("eplb", lambda: _run(arguments))
 
 
 def _run(arguments: argparse.Namespace) -> int:
