@@ -183,7 +183,7 @@ fn a_plan_that_one_can_follow() {
         3| 0f0 0f1 0f2 3F0 3I0 3W0 3F1 0f3&3B1 3F2&0b0 3B2 3F3&0b1 0i2 3I3 0w2 3W3 0b3
     "#]]
     .assert_eq(&plan.schedule.to_text());
-    expect!["42 from dualpipe 44, bound 40, Iterations after 20000"].assert_eq(&format!(
+    expect!["42 from dualpipe 44, bound 42, Optimal after 0"].assert_eq(&format!(
         "{} from {} {}, bound {}, {:?} after {}",
         plan.makespan_ns,
         plan.started_from,

@@ -83,11 +83,11 @@ fn reductions_are_drawn_as_r() {
     draws(
         &timeline(&schedule, costs),
         expect![[r#"
-        dualpipe, 2 ranks, 4 micro-batches (simulated)
-        0|F0 f0 F1 b0    f1&B0    b1    r     I1 W1 R     | idle 0 ns
-        1|f0 F0 f1 B0    F1&b0    B1    R     i1 w1 r     | idle 0 ns
-        makespan 16 ms, bubble 0.0 %, 3 columns = 1 ms
-    "#]],
+            dualpipe, 2 ranks, 4 micro-batches (simulated)
+            0|F0 f0 F1 b0    f1&B0    b1    I1 W1 R     r     | idle 0 ns
+            1|f0 F0 f1 B0    F1&b0    B1    i1 w1 r     R     | idle 0 ns
+            makespan 16 ms, bubble 0.0 %, 3 columns = 1 ms
+        "#]],
     );
 }
 

@@ -203,7 +203,7 @@ fn what_torch_cannot_run_is_not_written() {
         torch csv: schedule is dualpipe, of two directions: each stage is on two ranks, while torch's pipelining has each stage on one rank; "dualpipe_v" is DualPipe folded onto half as many ranks
         torch csv: schedule is chimera, of two directions: each stage is on two ranks, while torch's pipelining has each stage on one rank; "dualpipe_v" is DualPipe folded onto half as many ranks
         torch csv: schedule is 1f1b, forward_only, which torch does not load; eval() of one for training does
-        torch csv: schedule is ours, with the forwards of stage 0 out of order, 1 before 0: torch takes its losses to come in the order of their micro-batches
+        torch csv: schedule is ours, with the forwards of stage 0 out of order, 1 before 0; torch takes losses in order
         torch csv: schedule is ours, with no stage on rank 1, while torch has one or more on each rank
         ours: rank 0, position 1 (end): no B or I for micro-batch 0 of direction 0 at stage 0
     "#]].assert_eq(&drawn);

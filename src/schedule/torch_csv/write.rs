@@ -60,8 +60,7 @@ fn refuse_losses_out_of_order(schedule: &Schedule) -> Result<()> {
     match forwards.windows(2).find(|two| two[0] > two[1]) {
         Some(two) => {
             let range = format!(
-                "with the forwards of stage {last} out of order, {} before {}: torch takes its losses to come \
-                 in the order of their micro-batches",
+                "with the forwards of stage {last} out of order, {} before {}; torch takes losses in order",
                 two[0], two[1]
             );
             Err(Error::argument(WHAT, "schedule", schedule.name(), range))
