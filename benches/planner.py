@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import dualpipe
 from dualpipe import Costs, Plan
 
-ITERATIONS = (0, 1_000, 10_000, 100_000, 1_000_000, 3_000_000)
+ITERATIONS = (1, 1_000, 10_000, 100_000, 1_000_000, 3_000_000)
 
 
 class Case(NamedTuple):
