@@ -110,9 +110,11 @@ def train(options: argparse.Namespace) -> None:
     if is_ours:
         rank = parallel_state.get_pipeline_model_parallel_rank()
         timeline = function.timeline()
-        busy = float(timeline.busy[rank] / timeline.makespan)
-        dist.barrier()
-        print(f"rank {rank} computed in {busy:.0%} of the last step", flush=True)
+        busy: list[Any] = [None] * options.ranks
+        dist.all_gather_object(busy, float(timeline.busy[rank] / timeline.makespan))
+        if is_last:
+            for other, share in enumerate(busy):
+                print(f"rank {other} computed in {share:.0%} of the last step", flush=True)
 
 
 def model_provider(pre_process: bool, post_process: bool, config: Any, pg_collection: Any, vp_stage: Any = None) -> Any:
