@@ -52,3 +52,19 @@ def ranks() -> Iterator[Any]:
     pool = Ranks()
     yield pool
     pool.close()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Runs ``python -m dualpipe`` with words: exit code, output, errors."""
+    from dualpipe.__main__ import main
+
+    def run(*words: object) -> tuple[Any, str, str]:
+        try:
+            code: Any = main([str(word) for word in words])
+        except SystemExit as stopped:
+            code = stopped.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

@@ -6,27 +6,11 @@ import xml.etree.ElementTree
 
 import dualpipe
 import pytest
-from dualpipe.__main__ import main
 from dualpipe.torch.schedule_csv import schedule_csv
 
 DUALPIPE = ["dualpipe", "--ranks", 8, "--microbatches", 20]
 UNIT = ["--f", 1, "--i", 1, "--w", 1]
 COMMANDS = ("schedule", "check", "simulate", "draw")
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs a command: exit code, output, errors."""
-
-    def run(*words):
-        try:
-            code = main([str(word) for word in words])
-        except SystemExit as stopped:
-            code = stopped.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def figure(out, line):

@@ -4,7 +4,6 @@ import re
 
 import dualpipe
 import pytest
-from dualpipe.__main__ import main
 
 COSTS = dualpipe.Costs(
     f=0.01, i=0.01, w=0.01, fb=0.025, output_bytes=1 << 20, activation_bytes=1 << 30, parameter_bytes=24 << 30
@@ -12,16 +11,6 @@ COSTS = dualpipe.Costs(
 SMALL = {"ranks": 4, "microbatches": 8, "costs": COSTS, "iterations": 20}
 WORDS = ["--ranks", 4, "--microbatches", 8, "--f", "10ms", "--i", "10ms", "--w", "10ms", "--fb", "25ms"]
 FEW = ["--iterations", 20]
-
-
-def run(capsys, *words):
-    """Runs a command: exit code, output, errors."""
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stopped:
-        code = stopped.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
 
 
 def test_candidates_are_ranked_and_as_they_say():
@@ -121,28 +110,28 @@ def test_what_is_wrong_is_said(given, error, words):
         dualpipe.compare(**{**SMALL, **given})
 
 
-def test_the_command_prints_the_table(capsys):
-    code, out, err = run(capsys, "compare", *WORDS, "--cap", 4, *FEW)
+def test_the_command_prints_the_table(run):
+    code, out, err = run("compare", *WORDS, "--cap", 4, *FEW)
     costs = dualpipe.Costs(f=0.01, i=0.01, w=0.01, fb=0.025)
     assert (code, out, err) == (0, str(dualpipe.compare(**{**SMALL, "costs": costs}, cap=4)), "")
-    assert run(capsys, "compare", *WORDS, "--cap", 4, "--cap-bytes", "1GiB")[0] == 2
-    code, out, _ = run(capsys, "compare", "--help")
+    assert run("compare", *WORDS, "--cap", 4, "--cap-bytes", "1GiB")[0] == 2
+    code, out, _ = run("compare", "--help")
     assert code == 0 and "python -m dualpipe compare --ranks 8" in out and "words:" in out
 
 
-def test_a_plan_may_choose_its_placement(capsys, tmp_path):
+def test_a_plan_may_choose_its_placement(run, tmp_path):
     costs = dualpipe.Costs(f=0.01, i=0.01, w=0.01, fb=0.025)
     comparison = dualpipe.compare(**{**SMALL, "costs": costs}, cap=4)
     schedule = str(comparison.best.schedule)
     words = ["plan", *WORDS, "--placement", "choose", "--cap", 4, *FEW]
-    assert run(capsys, *words) == (0, f"{comparison}\n{schedule}", "")
+    assert run(*words) == (0, f"{comparison}\n{schedule}", "")
     out_file, svg = tmp_path / "best.txt", tmp_path / "best.svg"
-    code, out, _ = run(capsys, *words, "--out", out_file, "--svg", svg)
+    code, out, _ = run(*words, "--out", out_file, "--svg", svg)
     assert code == 0 and out == f"{comparison}wrote {out_file}\nwrote {svg}\n"
     assert out_file.read_text() == schedule and svg.read_text() == comparison.best.timeline.svg()
-    code, _, err = run(capsys, *words, "--jitter", 0.1)
+    code, _, err = run(*words, "--jitter", 0.1)
     assert code == 2 and "--jitter: not with --placement choose" in err
     code, _, err = run(
-        capsys, "plan", *WORDS, "--placement", "choose", "--cap-bytes", "1KiB", "--parameter-bytes", "1MiB", *FEW
+        "plan", *WORDS, "--placement", "choose", "--cap-bytes", "1KiB", "--parameter-bytes", "1MiB", *FEW
     )
     assert code == 2 and "no schedule on any of these placements keeps to the cap" in err

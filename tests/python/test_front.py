@@ -4,7 +4,6 @@ import xml.etree.ElementTree
 
 import dualpipe
 import pytest
-from dualpipe.__main__ import main
 
 COSTS = dualpipe.Costs(f=0.01, i=0.01, w=0.01, fb=0.025, activation_bytes=1 << 20, parameter_bytes=1 << 22)
 SMALL = {"ranks": 4, "microbatches": 8, "costs": COSTS, "iterations": 60}
@@ -105,26 +104,14 @@ def test_what_is_wrong_is_said(given, error, words):
         dualpipe.memory_time_front(**{**SMALL, **given})
 
 
-def run(capsys, *words):
-    """Runs a command: exit code, output, errors."""
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as stopped:
-        code = stopped.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command_prints_and_draws(capsys, tmp_path):
-    code, out, err = run(capsys, "front", *WORDS, "--caps", "3,5", "--iterations", 60)
+def test_the_command_prints_and_draws(run, tmp_path):
+    code, out, err = run("front", *WORDS, "--caps", "3,5", "--iterations", 60)
     given = {**SMALL, "costs": dualpipe.Costs(f=0.01, i=0.01, w=0.01, fb=0.025)}
     assert (code, out, err) == (0, str(dualpipe.memory_time_front(**given, caps=[3, 5])), "")
     path = tmp_path / "front.svg"
-    code, out, _ = run(capsys, "front", *WORDS, "--placement", "v", "--iterations", 50, "--svg", path)
+    code, out, _ = run("front", *WORDS, "--placement", "v", "--iterations", 50, "--svg", path)
     assert (code, out) == (0, f"wrote {path}\n") and "dualpipe_v" in path.read_text()
-    code, out, _ = run(
-        capsys, "front", *WORDS, "--caps-bytes", "1GiB,2GiB", "--activation-bytes", "100MiB", "--iterations", 50
-    )
+    code, out, _ = run("front", *WORDS, "--caps-bytes", "1GiB,2GiB", "--activation-bytes", "100MiB", "--iterations", 50)
     assert code == 0 and "in GiB" in out
 
 
@@ -138,13 +125,13 @@ def test_the_command_prints_and_draws(capsys, tmp_path):
         ([*WORDS, "--placement", "round"], "--placement is 'round', must be one of"),
     ],
 )
-def test_the_command_refuses(capsys, words, says):
-    code, out, err = run(capsys, "front", *words)
+def test_the_command_refuses(run, words, says):
+    code, out, err = run("front", *words)
     assert (code, out) == (2, "") and says in err
 
 
-def test_the_examples_of_the_help_run(capsys, tmp_path, monkeypatch):
-    code, out, _ = run(capsys, "front", "--help")
+def test_the_examples_of_the_help_run(run, tmp_path, monkeypatch):
+    code, out, _ = run("front", "--help")
     assert code == 0 and "examples:" in out and "python -m dualpipe front --ranks 8 --microbatches 20" in out
     monkeypatch.chdir(tmp_path)
     (tmp_path / "costs.json").write_text('{"f": 1, "i": 1, "w": 1, "activation_bytes": 1024}')
@@ -153,5 +140,5 @@ def test_the_examples_of_the_help_run(capsys, tmp_path, monkeypatch):
     for example in examples:
         if "--time" in example:
             del example[example.index("--time") :][:2]
-        code, _, err = run(capsys, *example, "--iterations", 1)
+        code, _, err = run(*example, "--iterations", 1)
         assert code == 0, err

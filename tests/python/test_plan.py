@@ -3,12 +3,12 @@
 import os
 import signal
 import threading
+from functools import partial
 
 import dualpipe
 import numpy as np
 import pytest
 from dualpipe import Costs, InvalidArgument, Schedule, Spread
-from dualpipe.__main__ import main
 
 UNIT = Costs(f=1, i=1, w=1, fb=3, activation_bytes=100, parameter_bytes=1000)
 UNEVEN = Costs(f=1, i=1.3, w=0.7, fb=2.1)
@@ -196,18 +196,9 @@ def test_another_type_is_refused(wrong):
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs ``plan``: exit code, output, errors."""
-
-    def run(*words):
-        try:
-            code = main(["plan", *map(str, words)])
-        except SystemExit as stopped:
-            code = stopped.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+def run(run):
+    """Runs ``plan``."""
+    return partial(run, "plan")
 
 
 BASE = ("--ranks", 2, "--microbatches", 4, "--iterations", 100)

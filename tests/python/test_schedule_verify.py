@@ -6,7 +6,6 @@ import dualpipe
 import numpy as np
 import pytest
 from dualpipe import Costs, InvalidArgument, Schedule
-from dualpipe.__main__ import main
 from dualpipe.torch.schedule_csv import schedule_csv, verify_schedule_csv
 from dualpipe.verification import FINDING_KINDS, TRANSPORTS, Verification
 
@@ -185,41 +184,35 @@ def test_swapped_and_crossing_messages_of_a_csv_are_found(tmp_path):
         verify_schedule_csv("0F0,0X0\n")
 
 
-def run_check(capsys, *words):
-    code = main(["check", *map(str, words)])
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
-
-def test_the_command_checks_the_messages_of_a_file(tmp_path, capsys):
+def test_the_command_checks_the_messages_of_a_file(tmp_path, run):
     good, swapped, crossed = (tmp_path / f"{name}.csv" for name in ("good", "swapped", "crossed"))
     good.write_text(schedule_csv(Schedule("zb_v", 3, 4), "2.15", "compute_comms"))
     swapped.write_text(SWAPPED)
     crossed.write_text(CROSSED)
-    code, out, err = run_check(capsys, good, "--torch", "2.15", "--format", "compute_comms")
+    code, out, err = run("check", good, "--torch", "2.15", "--format", "compute_comms")
     assert (code, err) == (0, "") and "as they stand in the file: asynchronous, rendezvous" in out
-    code, out, err = run_check(capsys, swapped)
+    code, out, err = run("check", swapped)
     assert (code, out) == (1, "") and err.startswith("python -m dualpipe check: swapped: its messages do not do it\n")
     assert "fifo_mismatch, asynchronous, rendezvous, grouped: message 0 of rank 0 to rank 1" in err
     assert "The same with micro-batches 0, 1 of direction 0" in err
-    assert run_check(capsys, swapped, "--transport", "asynchronous_tagged")[0] == 0
-    code, out, err = run_check(capsys, crossed)
+    assert run("check", swapped, "--transport", "asynchronous_tagged")[0] == 0
+    code, out, err = run("check", crossed)
     assert code == 0 and "- but rendezvous, rendezvous_tagged: deadlock: with rendezvous sends, rank 0 waits" in out
-    code, out, err = run_check(capsys, crossed, "--transport", "asynchronous,rendezvous")
+    code, out, err = run("check", crossed, "--transport", "asynchronous,rendezvous")
     assert code == 1 and "deadlock, rendezvous, rendezvous_tagged: " in err
     for words, want in (
         ([crossed, "--transport", "mpi"], "--transport is 'mpi', must be of asynchronous, "),
         (["gpipe", "--ranks", 2, "--microbatches", 2, "--torch", "2.15"], "SCHEDULE is no CSV of torch's"),
         ([crossed, "--format", "compute_only"], "row 1, column 2"),
     ):
-        code, out, err = run_check(capsys, *words)
+        code, out, err = run("check", *words)
         assert (code, out) == (2, "") and want in err, err
 
 
-def test_the_command_gives_the_counterexample_of_a_schedule(tmp_path, capsys):
+def test_the_command_gives_the_counterexample_of_a_schedule(tmp_path, run):
     path = tmp_path / "broken.txt"
     path.write_text("0| 0F0 0F1 0B0 0B1\n1| 1F0 1B0 1B1 1F1\n")
-    code, out, err = run_check(capsys, path)
+    code, out, err = run("check", path)
     assert (code, out) == (1, "") and "broken: rank 1, position 2 (1B1): this backward comes before its F" in err
     assert "op_order, whatever the transport: " in err and "The same with micro-batches 1 of direction 0" in err
 
