@@ -367,6 +367,11 @@ impl ScheduleObject {
         ScheduleObject { kind, schedule, programs: OnceLock::new() }
     }
 
+    /// Of a schedule from outside.
+    pub(crate) fn custom(schedule: Schedule) -> ScheduleObject {
+        ScheduleObject::new(DUALPIPE_KIND_CUSTOM, schedule)
+    }
+
     /// The rank that C calls `rank`.
     pub(crate) fn rank(&self, rank: u32) -> Outcome<Rank> {
         Ok(Rank(args::index("rank", rank, self.schedule.num_ranks())? as u32))

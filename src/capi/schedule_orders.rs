@@ -38,7 +38,7 @@ use super::guard::call;
 use super::handle;
 use super::op::{dualpipe_op, read_op};
 use super::options::{self, Growing};
-use super::schedule::{dualpipe_schedule_kind, dualpipe_schedule_t, work_of, ScheduleObject};
+use super::schedule::{dualpipe_schedule_t, work_of, ScheduleObject};
 use super::status::dualpipe_status;
 use super::status::{Failure, Outcome};
 use crate::ids::Rank;
@@ -116,10 +116,7 @@ pub unsafe extern "C" fn dualpipe_schedule_create_from_orders(
         // SAFETY: the caller's, as is what it points to.
         let orders = unsafe { read_orders(&given) }?;
         let schedule = Schedule::new(name, placement, num_microbatches, work, orders)?;
-        out.write(handle::insert(ScheduleObject::new(
-            dualpipe_schedule_kind::DUALPIPE_KIND_CUSTOM,
-            schedule,
-        ))?);
+        out.write(handle::insert(ScheduleObject::custom(schedule))?);
         Ok(())
     })
 }
@@ -145,10 +142,7 @@ pub unsafe extern "C" fn dualpipe_schedule_create_from_text(
         // SAFETY: as above.
         let (name, out) = unsafe { (read_name("name", name)?, Out::new("schedule", schedule)?) };
         let schedule = Schedule::from_text(name, text)?;
-        out.write(handle::insert(ScheduleObject::new(
-            dualpipe_schedule_kind::DUALPIPE_KIND_CUSTOM,
-            schedule,
-        ))?);
+        out.write(handle::insert(ScheduleObject::custom(schedule))?);
         Ok(())
     })
 }

@@ -37,12 +37,11 @@ use std::ffi::c_char;
 use super::args::{self, Buffer, Out};
 use super::guard::call;
 use super::handle;
-use super::schedule::{dualpipe_schedule_kind, dualpipe_schedule_t, ScheduleObject};
+use super::schedule::{dualpipe_schedule_t, ScheduleObject};
 use super::schedule_orders::read_name;
 use super::status::dualpipe_status;
 use super::status::Outcome;
 use crate::schedule::torch_csv::{read_csv, write_csv, Format, TorchVersion};
-use crate::schedule::Schedule;
 
 use dualpipe_torch_csv_format::*;
 
@@ -116,10 +115,8 @@ pub unsafe extern "C" fn dualpipe_schedule_create_from_torch_csv(
         let format = read_format(format)?;
         // SAFETY: as above.
         let (name, out) = unsafe { (read_name("name", name)?, Out::new("schedule", schedule)?) };
-        let read = read_csv(text, version, format)?.into_schedule();
-        let (placement, orders) = (read.placement().clone(), read.orders().to_vec());
-        let named = Schedule::new(name, placement, read.num_microbatches(), read.work(), orders)?;
-        out.write(handle::insert(ScheduleObject::new(dualpipe_schedule_kind::DUALPIPE_KIND_CUSTOM, named))?);
+        let schedule = read_csv(text, version, format)?.into_schedule().renamed(name);
+        out.write(handle::insert(ScheduleObject::custom(schedule))?);
         Ok(())
     })
 }

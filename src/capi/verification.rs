@@ -11,7 +11,7 @@ use super::guard::call;
 use super::handle::{self, Kind as ObjectKind, Object};
 use super::op::{dualpipe_pass, DUALPIPE_NONE};
 use super::options::{Growing, OutStruct};
-use super::schedule::{dualpipe_schedule_kind, dualpipe_schedule_t, ScheduleObject};
+use super::schedule::{dualpipe_schedule_t, ScheduleObject};
 use super::status::dualpipe_status;
 use super::status::{Failure, Outcome};
 use crate::placement::Placement;
@@ -287,8 +287,7 @@ pub unsafe extern "C" fn dualpipe_verification_counterexample(
         let smaller = object.counterexample(finding)?;
         // SAFETY: the caller's.
         let out = unsafe { Out::new("schedule", schedule) }?;
-        let (kind, schedule) = (dualpipe_schedule_kind::DUALPIPE_KIND_CUSTOM, smaller.schedule.clone());
-        out.write(handle::insert(ScheduleObject::new(kind, schedule))?);
+        out.write(handle::insert(ScheduleObject::custom(smaller.schedule.clone()))?);
         Ok(())
     })
 }

@@ -97,6 +97,11 @@ impl Schedule {
         Ok(Schedule { name, placement, num_microbatches, microbatches, work, orders })
     }
 
+    /// The same schedule by another name.
+    pub fn renamed(self, name: impl Into<String>) -> Schedule {
+        Schedule { name: name.into(), ..self }
+    }
+
     /// The name of the published schedule it is.
     pub fn name(&self) -> &str {
         &self.name
